@@ -1,0 +1,1 @@
+"""When things run: jobs, conditions, and the command-line run."""

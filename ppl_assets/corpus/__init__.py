@@ -1,0 +1,1 @@
+"""Files in, clean token chunks out."""

@@ -1,0 +1,1 @@
+"""The data scaling law: forms, fit, uncertainty and optimum."""

@@ -1,0 +1,1 @@
+"""The frozen base model, the scorer, and the landscape of chunk perplexities."""

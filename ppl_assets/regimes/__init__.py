@@ -1,0 +1,1 @@
+"""What subsets can be reached, how to draw one, and which to try."""

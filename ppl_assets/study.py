@@ -1,0 +1,399 @@
+"""One typed description of a study: what a person decides, read from ``study.toml``.
+
+Every key can be overridden from the environment: ``PPL__SELECTION__TOKENS=500000`` sets ``[selection] tokens``.
+Validation happens once, in :func:`load_study`, and every problem is one sentence that names the key, the value and
+what is accepted. Nothing here imports Dagster, torch or DuckDB.
+"""
+
+import difflib
+import importlib.util
+import re
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+PARTITION_KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
+"""What a corpus may be called. Dagster accepts more, and its UI and backfills then break (dagster#32183)."""
+
+ENVIRONMENT_PREFIX = "PPL__"
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class StudyError(ValueError):
+    """The study cannot be used as written; the message says which key, what was given and what is accepted."""
+
+
+class Section(BaseModel):
+    """A table of ``study.toml``: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudySection(Section):
+    """``[study]``: identity, seed and device."""
+
+    name: str = Field("study", pattern=PARTITION_KEY.pattern + "$", description="Short name, shown in the report.")
+    seed: int = Field(20251221, ge=0, description="Every random choice derives from it.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where scoring and training run.")
+    owner: str = Field("team:data", description="Dagster owner of the assets: team:NAME or an e-mail address.")
+
+
+class StorageSection(Section):
+    """``[storage]``: where the lake, the models, the exports and the Dagster history lie."""
+
+    root: Path = Field(Path("data"), description="Folder of everything this study writes.")
+    catalog: str = Field("", description="DuckLake catalog, e.g. postgres:dbname=lake; empty: SQLite under root.")
+    tables: str = Field("", description="Where table files lie, e.g. s3://bucket/lake; empty: a folder under root.")
+
+
+class CorpusSection(Section):
+    """``[corpora.NAME]``: where one corpus lies and how it is read."""
+
+    path: str | list[str] = Field(
+        description="Folder, file, glob or fsspec URL; stdlib: or package:NAME/SUB for what is installed."
+    )
+    role: Literal["candidate", "test", "general"] = Field(
+        "candidate",
+        description="candidate: may be selected; test: curated target text; general: sampled to measure forgetting.",
+    )
+    format: Literal["auto", "jsonl", "parquet", "csv", "text", "docstrings"] = Field(
+        "auto", description="auto: by file name (.jsonl, .parquet, .csv, else text). docstrings: of Python files."
+    )
+    text_field: str = Field("text", description="Column that holds the text (JSONL, Parquet, CSV).")
+    id_field: str = Field("", description="Column that names the document; empty: file and position.")
+    include: list[str] = Field(default=["**"], description="Glob patterns of relative file paths to read.")
+    exclude: list[str] = Field(default=[], description="Glob patterns of relative file paths to leave out.")
+    sample: Share = Field(1.0, description="Share of documents kept, by a stable hash of their id.")
+    max_characters: PositiveInt = Field(20_000_000, description="A longer document is rejected as over-long.")
+    on_bad_row: Literal["skip", "fail"] = Field("skip", description="What a bad row does: counted and skipped, or fatal.")
+    buckets: int = Field(1, ge=1, le=512, description="Divide a big corpus into this many partitions, by file.")
+    licence: str = Field("", description="Licence of the text, carried into the export's manifest.")
+
+    @property
+    def paths(self) -> list[str]:
+        """The given locations as a list."""
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+class HeldOutSection(Section):
+    """``[held_out]``: documents set aside before anything is scored."""
+
+    test_share: Fraction = Field(0.02, description="Share of candidate documents held out where no corpus is role=test.")
+    general_share: Fraction = Field(0.05, description="Share of documents of role=general kept to measure forgetting.")
+    test_tokens: PositiveInt = Field(65_536, description="Tokens of the test set on which losses are measured.")
+    general_tokens: PositiveInt = Field(32_768, description="Tokens of general text on which forgetting is measured.")
+
+
+class RecipeSection(Section):
+    """``[base_model.recipe]``: the small language model that the pipeline pre-trains itself."""
+
+    vocabulary: int = Field(4096, ge=512, le=65_536, description="Tokens of the byte-level BPE trained on general text.")
+    hidden: int = Field(128, ge=32, description="Width of the model.")
+    layers: int = Field(4, ge=1, description="Number of transformer blocks.")
+    heads: int = Field(4, ge=1, description="Attention heads; divides hidden.")
+    context: int = Field(256, ge=32, description="Context length in tokens.")
+    tokens: PositiveInt = Field(600_000, description="Tokens of pre-training.")
+    learning_rate: PositiveFloat = Field(3e-3, description="Peak learning rate.")
+    batch_tokens: PositiveInt = Field(2048, description="Tokens a step.")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "RecipeSection":
+        if self.hidden % self.heads:
+            raise ValueError(f"heads = {self.heads} must divide hidden = {self.hidden}")
+        return self
+
+
+class BaseModelSection(Section):
+    """``[base_model]``: the frozen model whose perplexity is measured and whose training is continued."""
+
+    source: str = Field(
+        "recipe",
+        description="recipe; a Hugging Face id or local folder (safetensors); or a .gguf file (package:NAME/FILE works).",
+    )
+    revision: str = Field("main", description="Revision of a Hugging Face id.")
+    recipe: RecipeSection = Field(default_factory=RecipeSection)
+
+
+class ChunksSection(Section):
+    """``[chunks]``: cleaning, deduplication and chunk length."""
+
+    tokens: int = Field(1024, ge=8, description="Chunk length: one chunk is one context window.")
+    min_tokens: int = Field(
+        0, ge=0, description="Shortest chunk kept; 0: only full ones, since length confounds perplexity."
+    )
+    near_duplicate_threshold: float = Field(
+        0.8, gt=0.0, le=1.0, description="Jaccard similarity from which two documents count as one; 1: exact only."
+    )
+    shingle: int = Field(5, ge=1, description="Words a shingle, for near-duplicates.")
+    permutations: int = Field(128, ge=16, description="MinHash permutations.")
+
+    @property
+    def shortest(self) -> int:
+        """Shortest chunk kept, in tokens."""
+        return self.min_tokens or self.tokens
+
+
+class ScoreSection(Section):
+    """``[score]``: the policy under which perplexity is measured; part of every score's fingerprint."""
+
+    first_token: Literal["bos", "eos", "unscored", "auto"] = Field(
+        "auto", description="Prefix that predicts the first token; auto: bos, else eos, else unscored."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU.")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="Attention kernel.")
+    row_tokens: PositiveInt = Field(4096, description="Tokens a packed row; halved where memory runs out.")
+
+
+class LandscapeSection(Section):
+    """``[landscape]``: the robust fence beyond which a chunk is noise, and the statistic."""
+
+    fence_mads: PositiveFloat = Field(6.0, description="Fence in log perplexity: median plus or minus this many scaled MADs.")
+    sigma: Literal["deviation", "variance"] = Field("deviation", description="How the paper's sigma is read.")
+    bins: int = Field(60, ge=10, le=500, description="Histogram bins in log perplexity.")
+
+
+class RegimesSection(Section):
+    """``[regimes]``: the trial design."""
+
+    grid: int = Field(3, ge=2, le=7, description="Levels a side of the grid in (ln mu, ln sigma).")
+    repeats: int = Field(2, ge=0, le=16, description="Extra runs of the centre regime with other seeds: the noise.")
+    inside: float = Field(0.02, gt=0.0, lt=0.5, description="Margin kept from the reachable region's boundary.")
+
+
+class TrialsSection(Section):
+    """``[trials]``: the continual pre-training recipe, the same in every trial."""
+
+    tokens: PositiveInt = Field(65_536, description="Tokens of one trial run, the largest D.")
+    span: float = Field(16.0, ge=2.0, description="Largest over smallest token count measured.")
+    points: int = Field(7, ge=2, le=16, description="Log-spaced token counts measured in one run.")
+    learning_rate: PositiveFloat = Field(5e-4, description="Constant after warm-up.")
+    warmup_share: Fraction = Field(0.02, description="Share of the run's tokens over which the rate rises.")
+    batch_tokens: PositiveInt = Field(2048, description="Tokens a step.")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW weight decay.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm clip.")
+
+
+class LawSection(Section):
+    """``[law]``: how the law is fitted and judged."""
+
+    bootstrap: int = Field(200, ge=0, le=10_000, description="Run-level bootstrap replicates, each fully refitted.")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
+    target: Literal["best_form", "paper"] = Field("best_form", description="Whose optimum is the selection's target.")
+
+
+class SelectionSection(Section):
+    """``[selection]``: how much text is wanted and how it is drawn."""
+
+    tokens: PositiveInt | None = Field(None, description="Token budget; give this or share.")
+    share: Share | None = Field(None, description="Budget as a share of the candidate tokens.")
+    method: Literal["tilt", "greedy_dos"] = Field("tilt", description="Sampler; greedy_dos is the paper's.")
+    objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "SelectionSection":
+        if (self.tokens is None) == (self.share is None):
+            raise ValueError(f"tokens = {self.tokens} and share = {self.share}: give exactly one of them")
+        return self
+
+
+STRATEGIES = ("selected", "random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched")
+"""Selections that can be trained and compared; the partition keys of ``strategy_losses``."""
+
+
+class StrategiesSection(Section):
+    """``[strategies]``: which rivals are trained for real, and with how many seeds."""
+
+    rivals: list[Literal["random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched"]] = Field(
+        default=["random", "lowest", "matched"], description="Rival selections, trained beside the selected subset."
+    )
+    seeds: int = Field(3, ge=1, le=32, description="Training seeds a strategy.")
+
+    @property
+    def names(self) -> list[str]:
+        """The selected subset first, then its rivals, without repeats."""
+        return list(dict.fromkeys(["selected", *self.rivals]))
+
+
+class Study(BaseSettings):
+    """A whole study; see ``study.toml`` for an annotated example."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", case_sensitive=False
+    )
+
+    study: StudySection = Field(default_factory=StudySection)
+    storage: StorageSection = Field(default_factory=StorageSection)
+    corpora: dict[str, CorpusSection] = Field(min_length=1)
+    held_out: HeldOutSection = Field(default_factory=HeldOutSection)
+    base_model: BaseModelSection = Field(default_factory=BaseModelSection)
+    chunks: ChunksSection = Field(default_factory=ChunksSection)
+    score: ScoreSection = Field(default_factory=ScoreSection)
+    landscape: LandscapeSection = Field(default_factory=LandscapeSection)
+    regimes: RegimesSection = Field(default_factory=RegimesSection)
+    trials: TrialsSection = Field(default_factory=TrialsSection)
+    law: LawSection = Field(default_factory=LawSection)
+    selection: SelectionSection
+    strategies: StrategiesSection = Field(default_factory=StrategiesSection)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        for name in self.corpora:
+            if not PARTITION_KEY.fullmatch(name):
+                raise ValueError(f"corpora.{name}: a corpus is named with a-z, 0-9, _ and - and starts with a letter or digit")
+        if not self.with_role("candidate"):
+            raise ValueError("corpora: no corpus has role = 'candidate'; at least one is needed to select from")
+        if self.base_model.source == "recipe" and not self.with_role("general"):
+            raise ValueError("base_model.source = 'recipe' pre-trains on general text: give a corpus with role = 'general'")
+        if self.chunks.shortest > self.chunks.tokens:
+            raise ValueError(f"chunks.min_tokens = {self.chunks.min_tokens} exceeds chunks.tokens = {self.chunks.tokens}")
+        return self
+
+    def with_role(self, role: str) -> dict[str, CorpusSection]:
+        """The corpora of one role, in the order of the file."""
+        return {name: corpus for name, corpus in self.corpora.items() if corpus.role == role}
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the study names curated target text; otherwise test documents are held out of the corpora."""
+        return bool(self.with_role("test"))
+
+    def corpus_partitions(self) -> list[str]:
+        """Partition keys of the corpus assets: one a corpus, or one a bucket for a corpus that has several."""
+        return [
+            name if corpus.buckets == 1 else f"{name}-{bucket:03d}"
+            for name, corpus in self.corpora.items()
+            for bucket in range(corpus.buckets)
+        ]
+
+    def corpus_of(self, partition: str) -> tuple[str, CorpusSection, int]:
+        """Name, settings and bucket number of a corpus partition.
+
+        Raises:
+            StudyError: the study has no such corpus.
+        """
+        if partition in self.corpora and self.corpora[partition].buckets == 1:
+            return partition, self.corpora[partition], 0
+        name, _, bucket = partition.rpartition("-")
+        if name in self.corpora and bucket.isdigit() and int(bucket) < self.corpora[name].buckets:
+            return name, self.corpora[name], int(bucket)
+        raise StudyError(
+            f"corpus partition {partition!r} is not in the study; it has {', '.join(self.corpus_partitions())}. "
+            "Add it to study.toml, or remove the partition."
+        )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file; the file is bound by :func:`load_study`."""
+        file = cls.model_config.get("toml_file")
+        return (env_settings, TomlConfigSettingsSource(settings_cls, file)) if file else (init_settings, env_settings)
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and validate a study file, with environment overrides.
+
+    Relative paths in the file are taken from the file's own folder.
+
+    Raises:
+        StudyError: one sentence a problem, each naming key, value and what is accepted.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise StudyError(f"study file {path} does not exist; copy study.toml from the repository or name one that does")
+    try:
+        tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"study file {path} is not valid TOML: {error}") from error
+    bound = type("Study", (Study,), {"model_config": SettingsConfigDict(**{**Study.model_config, "toml_file": file})})
+    try:
+        study: Study = bound()
+    except ValidationError as error:
+        raise StudyError("\n".join(f"{path}: {_sentence(problem)}" for problem in error.errors())) from error
+    return _resolved(study, file.parent)
+
+
+def _sentence(problem: Any) -> str:
+    """One validation problem as a sentence that names the key, the value and what is accepted."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "study"
+    if problem["type"] == "extra_forbidden":
+        accepted = sorted(_fields_at(location[:-1]))
+        near = difflib.get_close_matches(location[-1], accepted, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"unknown key {key}; {hint}Accepted here: {', '.join(accepted)}."
+    if problem["type"] == "missing":
+        return f"{key} is missing; add it."
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{message}." if not location else f"{key}: {message}."
+    return f"{key} = {problem['input']!r} is not accepted: {message[0].lower()}{message[1:]}."
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    """The keys accepted in the table at ``location``."""
+    model: type[BaseModel] = Study
+    for part in location:
+        if model is Study and part == "corpora":
+            model = CorpusSection
+        elif part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+                return []
+            model = annotation
+    return list(model.model_fields)
+
+
+def resolve_location(location: str, base: Path) -> str:
+    """Turn ``stdlib:``, ``package:NAME/SUB`` and relative paths into absolute ones; URLs stay as they are.
+
+    Raises:
+        StudyError: the package is not installed.
+    """
+    if location.startswith("stdlib:"):
+        return str(Path(sysconfig.get_path("stdlib")) / location.removeprefix("stdlib:"))
+    if location.startswith("package:"):
+        name, _, rest = location.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise StudyError(f"{location!r}: no package {name!r} is installed; install it or name another")
+        return str(Path(next(iter(spec.submodule_search_locations))) / rest)
+    if "://" in location:
+        return location
+    return str(base / Path(location).expanduser())
+
+
+def _resolved(study: Study, base: Path) -> Study:
+    """The study with absolute locations, after checking that local ones exist."""
+    corpora = {}
+    for name, corpus in study.corpora.items():
+        paths = [resolve_location(path, base) for path in corpus.paths]
+        for given, path in zip(corpus.paths, paths, strict=True):
+            local = "://" not in path
+            if local and not any(mark in path for mark in "*?[") and not Path(path).exists():
+                raise StudyError(f"corpora.{name}.path = {given!r} does not exist; name a folder, file, glob or URL that does")
+        corpora[name] = corpus.model_copy(update={"path": paths})
+    source = study.base_model.source
+    if source.startswith("package:") or source.endswith(".gguf") or source.startswith((".", "/", "~")):
+        source = resolve_location(source, base)
+        if not Path(source).exists():
+            raise StudyError(f"base_model.source = {study.base_model.source!r} does not exist; name a model folder or file that does")
+    root = Path(resolve_location(str(study.storage.root), base))
+    return study.model_copy(
+        update={
+            "corpora": corpora,
+            "base_model": study.base_model.model_copy(update={"source": source}),
+            "storage": study.storage.model_copy(update={"root": root}),
+        }
+    )

@@ -1,0 +1,1 @@
+"""The selected subset, its rivals, the export and the report."""

@@ -1,0 +1,1 @@
+"""Short continual pre-training runs and their test losses."""
