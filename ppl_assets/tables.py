@@ -50,6 +50,7 @@ TEST_DOCUMENTS = LakeTable(
         Column("split", _TEXT, "test: domain loss is measured on it. general: forgetting is."),
         Column("text_hash", _TEXT, "128-bit hash of the normalized text."),
         Column("signature", pa.list_(pa.uint32()), "MinHash signature of its word shingles."),
+        Column("text", _TEXT, "The normalized text."),
         Column("characters", _INT, "Length of the normalized text."),
     ),
 )

@@ -1,0 +1,59 @@
+"""What has to be computed: for every asset, its partitions and whether their inputs have changed."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from ppl_assets.corpus.assets import chunks_inputs, test_documents_inputs
+from ppl_assets.lake import Lake, Snapshot
+from ppl_assets.law.assets import fitted_law_inputs
+from ppl_assets.perplexity.assets import base_model_inputs, perplexity_landscape_inputs, perplexity_scores_inputs
+from ppl_assets.regimes.assets import regime_partitions_inputs
+from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform
+from ppl_assets.study import Study
+from ppl_assets.subset.assets import final_subset_inputs, selection_report_inputs, strategy_losses_inputs
+from ppl_assets.trials.assets import trial_losses_inputs
+
+INPUTS: dict[str, Callable[[Study, Lake, Snapshot, str], Inputs]] = {
+    "test_documents": test_documents_inputs,
+    "base_model": base_model_inputs,
+    "chunks": chunks_inputs,
+    "perplexity_scores": perplexity_scores_inputs,
+    "perplexity_landscape": perplexity_landscape_inputs,
+    "regime_partitions": regime_partitions_inputs,
+    "trial_losses": trial_losses_inputs,
+    "fitted_law": fitted_law_inputs,
+    "final_subset": final_subset_inputs,
+    "strategy_losses": strategy_losses_inputs,
+    "selection_report": selection_report_inputs,
+}
+"""The function of each asset that says what it is computed from; upstream tables must exist."""
+
+
+def partitions_of(asset: str, platform: Platform, instance: dg.DagsterInstance) -> list[str]:
+    """Partition keys of an asset in this study; one empty key where it has none."""
+    study = platform.study
+    if asset in ("chunks", "perplexity_scores"):
+        return study.corpus_partitions()
+    if asset == "trial_losses":
+        return list(instance.get_dynamic_partitions(str(TRIAL_PARTITIONS.name)))
+    if asset == "strategy_losses":
+        return study.strategies.names
+    return [""]
+
+
+def pending(asset: str, partition: str, platform: Platform, instance: dg.DagsterInstance) -> bool:
+    """Whether an asset partition was never computed, was computed from other inputs, or is unknown to the instance."""
+    latest = platform.lake.latest(asset, partition)
+    if latest is None:
+        return True
+    inputs = INPUTS[asset](platform.study, platform.lake, platform.lake.snapshot(), partition)
+    return latest.inputs != inputs.digest or not _is_known(asset, partition, instance)
+
+
+def _is_known(asset: str, partition: str, instance: dg.DagsterInstance) -> bool:
+    """Whether the Dagster instance has a materialization, so that the UI shows what the lake holds."""
+    key = dg.AssetKey(asset)
+    if partition:
+        return partition in instance.get_materialized_partitions(key)
+    return instance.get_latest_materialization_event(key) is not None

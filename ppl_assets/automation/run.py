@@ -1,0 +1,150 @@
+"""The command-line run: every stage in order, in one process, skipping what its inputs already made.
+
+It runs the same jobs as the UI, in the same Dagster instance, so that a run from here is seen there.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ppl_assets import progress
+from ppl_assets.automation.jobs import STAGE_JOBS
+from ppl_assets.automation.plan import partitions_of, pending
+from ppl_assets.resources import Platform
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Dagster's own console log would drown the progress display; the run's log is in the UI."""
+
+
+class RunFailed(Exception):
+    """A stage failed; the message is the sentence to show."""
+
+
+@dataclass
+class StageOutcome:
+    """What happened to one asset: how many partitions were computed, and how many did not have to be."""
+
+    asset: str
+    computed: int = 0
+    unchanged: int = 0
+    seconds: float = 0.0
+
+    def sentence(self) -> str:
+        """One line for the terminal."""
+        work = {"perplexity_scores": "scored", "trial_losses": "trained", "strategy_losses": "trained"}.get(self.asset, "computed")
+        if not self.computed:
+            return f"unchanged: nothing {work}" + (f" ({self.unchanged} partitions)" if self.unchanged > 1 else "")
+        counts = f"{self.computed} partitions, " if self.computed + self.unchanged > 1 else ""
+        kept = f"{self.unchanged} unchanged, " if self.unchanged else ""
+        return f"{counts}{kept}{self.seconds:.1f} s"
+
+
+class Display:
+    """Where the run is: one line a finished stage, and a live line for the stage at work."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[stage]:<32}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._stage = ""
+        self._task = self._bar.add_task("", stage="", state="", total=None)
+        self._plain = progress.every(10.0, lambda sentence: console.print(f"    {self._stage}: {sentence}", highlight=False))
+
+    def begin(self, stage: str) -> None:
+        """Show that a stage, or one partition of it, is at work."""
+        self._stage = stage
+        self._bar.reset(self._task, total=None, stage=stage, state="")
+
+    def listen(self, state: progress.Progress) -> None:
+        """Show progress within the stage; a line every ten seconds where the output is no terminal."""
+        if not self.console.is_terminal:
+            self._plain(state)
+            return
+        self._bar.update(self._task, completed=state.done, total=state.total, state=state.sentence())
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def run_study(
+    definitions: dg.Definitions, platform: Platform, instance: dg.DagsterInstance, console: Console
+) -> list[StageOutcome]:
+    """Bring every asset of the study up to date and say what was done.
+
+    Raises:
+        RunFailed: a stage failed; what was finished stays, and the next run goes on from there.
+    """
+    with Display(console) as display, progress.listening(display.listen):
+        display.begin("raw_corpus")
+        _execute(definitions, instance, "observe_corpora", None)
+        outcomes = []
+        for number, asset in enumerate(STAGE_JOBS, start=1):
+            outcome = StageOutcome(asset)
+            started = time.monotonic()
+            for partition in _partitions(asset, platform, instance, outcome):
+                display.begin(f"{asset} {partition}".strip())
+                _execute(definitions, instance, STAGE_JOBS[asset].name, partition)
+                outcome.computed += 1
+            outcome.seconds = time.monotonic() - started
+            console.print(f"[bold]{number:>2}/{len(STAGE_JOBS)}[/] {asset:<22} {outcome.sentence()}", highlight=False)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _partitions(
+    asset: str, platform: Platform, instance: dg.DagsterInstance, outcome: StageOutcome
+) -> Iterator[str]:
+    """The partitions of an asset that have to be computed; the others are counted as unchanged."""
+    for partition in partitions_of(asset, platform, instance):
+        if pending(asset, partition, platform, instance):
+            yield partition
+        else:
+            outcome.unchanged += 1
+
+
+def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, partition: str | None) -> None:
+    """Run one job in this process.
+
+    Raises:
+        RunFailed: a step failed, or a blocking check did.
+    """
+    result = definitions.resolve_job_def(job).execute_in_process(
+        instance=instance, partition_key=partition or None, run_config=_QUIET, raise_on_error=False
+    )
+    where = f"{job} {partition or ''}".strip()
+    failed = [
+        evaluation
+        for evaluation in result.get_asset_check_evaluations()
+        if not evaluation.passed and evaluation.blocking and evaluation.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    for evaluation in failed:
+        raise RunFailed(f"{where}: blocking check {evaluation.check_name} failed: {evaluation.description}")
+    if not result.success:
+        raise RunFailed(f"{where}: {_cause(result)} The stack trace is in the UI under run {result.run_id[:8]}.")
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str:
+    """The innermost error message of the failed step."""
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            while error.cause:
+                error = error.cause
+            return error.message.strip().removeprefix(f"{error.cls_name}: ").partition(": ")[2] or error.message.strip()
+    return "the run failed."

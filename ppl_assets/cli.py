@@ -1,0 +1,140 @@
+"""The ``ppl-assets`` command: run the study, open its UI, its lake, its lineage."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ppl_assets.study import StudyError
+
+DOCUMENTED_QUERIES = Path(__file__).with_name("lineage.sql")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if options.study:
+        os.environ["PPL_ASSETS_STUDY"] = options.study
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        return int(options.action(options) or 0)
+    except StudyError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the command's own message
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ppl-assets", description=__doc__)
+    parser.add_argument("--study", help="study file; default: $PPL_ASSETS_STUDY, else study.toml")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="bring every asset up to date and print the selection's summary")
+    run.set_defaults(action=_run)
+    ui = commands.add_parser("ui", help="the Dagster UI and daemon on this study")
+    ui.add_argument("--port", type=int, default=3000)
+    ui.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise: the UI has no login")
+    ui.set_defaults(action=_ui)
+    sql = commands.add_parser("sql", help="a DuckDB prompt on the study's lake")
+    sql.add_argument("query", nargs="?", help="run one query and leave")
+    sql.set_defaults(action=_sql)
+    lineage = commands.add_parser("lineage", help="from a selected chunk to run, code, model and corpus version")
+    lineage.add_argument("chunk_id", nargs="?", help="a chunk of final_subset; default: its first one")
+    lineage.set_defaults(action=_lineage)
+    status = commands.add_parser("status", help="what is up to date and what would be computed")
+    status.set_defaults(action=_status)
+    validate = commands.add_parser("validate", help="load workspace.yaml as Dagster does")
+    validate.set_defaults(action=_validate)
+    return parser
+
+
+def _run(_options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ppl_assets.automation.instance import study_instance
+    from ppl_assets.resources import Platform
+
+    console = Console(soft_wrap=True)
+    started = time.monotonic()
+    platform = Platform()
+    study = platform.study
+    console.print(f"study [bold]{study.study.name}[/] ({platform.study_file.name}), data in {platform.root}", highlight=False)
+    with study_instance(study) as instance:
+        from ppl_assets.automation.run import RunFailed, run_study
+        from ppl_assets.automation.summary import summary
+        from ppl_assets.definitions import defs
+
+        try:
+            outcomes = run_study(defs, platform, instance, console)
+        except RunFailed as error:
+            console.print(f"[bold red]failed[/] {error}", highlight=False)
+            console.print("What was finished is kept; the same command goes on from there.")
+            return 1
+        console.print(summary(platform, outcomes, time.monotonic() - started), highlight=False)
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from ppl_assets.automation.instance import study_instance
+    from ppl_assets.resources import Platform
+
+    platform = Platform()
+    with study_instance(platform.study):
+        platform.lake.snapshot()
+    platform.lake.close()
+    environment = {**os.environ, "PPL_ASSETS_STUDY": str(platform.study_file)}
+    command = [_program("dagster"), "dev", "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command line
+
+
+def _sql(options: argparse.Namespace) -> int:
+    from ppl_assets.resources import Platform
+
+    platform = Platform()
+    platform.lake.snapshot()
+    statements = "; ".join([*platform.lake.attach_statements(), "USE lake"])
+    platform.lake.close()
+    command = [_program("duckdb"), "-cmd", statements + ";", *(["-c", options.query] if options.query else [])]
+    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
+
+
+def _lineage(options: argparse.Namespace) -> int:
+    from ppl_assets.automation.summary import lineage_table
+    from ppl_assets.resources import Platform
+
+    print(lineage_table(Platform().lake, options.chunk_id))  # noqa: T201 - the command's output
+    return 0
+
+
+def _status(_options: argparse.Namespace) -> int:
+    from ppl_assets.automation.instance import study_instance
+    from ppl_assets.automation.plan import status_lines
+    from ppl_assets.resources import Platform
+
+    platform = Platform()
+    with study_instance(platform.study) as instance:
+        for line in status_lines(platform, instance):
+            print(line)  # noqa: T201 - the command's output
+    return 0
+
+
+def _validate(_options: argparse.Namespace) -> int:
+    command = [_program("dagster"), "definitions", "validate", "-w", "workspace.yaml"]
+    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
+
+
+def _program(name: str) -> str:
+    """A program of this environment, whether or not the environment is activated."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if not found:
+        raise StudyError(f"the program {name} is not installed beside {sys.executable}; run make demo again")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The code location: assembles what the stages offer; nothing else belongs here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ppl_assets.automation.conditions import with_conditions
+from ppl_assets.automation.jobs import JOBS, SCHEDULES
+from ppl_assets.corpus import assets as corpus
+from ppl_assets.law import assets as law
+from ppl_assets.perplexity import assets as perplexity
+from ppl_assets.regimes import assets as regimes
+from ppl_assets.resources import Platform
+from ppl_assets.subset import assets as subset
+from ppl_assets.trials import assets as trials
+
+STAGES = (corpus, perplexity, regimes, trials, law, subset)
+"""The stages in the order in which the data runs."""
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The definitions, with resources replaced where a test or another deployment gives its own."""
+    return dg.Definitions(
+        assets=with_conditions([asset for stage in STAGES for asset in stage.ASSETS]),
+        asset_checks=[check for stage in STAGES for check in stage.CHECKS],
+        jobs=JOBS,
+        schedules=SCHEDULES,
+        executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+        resources={"platform": Platform(), **(resource_overrides or {})},
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,471 @@
+"""The DuckLake tables: read at a snapshot, replace a partition in one transaction, record lineage.
+
+Belongs here: storage. Does not belong here: what a table means (``tables.py``), when it is written (the stages'
+``assets.py``), Dagster's view of it (``resources.py``).
+"""
+
+import importlib.resources
+import json
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from ppl_assets.tables import TABLES, LakeTable
+
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    pa.uint32(): "UINTEGER",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+}
+
+LINEAGE_VIEW = """
+CREATE VIEW IF NOT EXISTS lake.lineage AS
+SELECT snapshot_id, snapshot_time, author, commit_message,
+       json_extract_string(commit_extra_info, '$.asset') AS asset,
+       json_extract_string(commit_extra_info, '$.partition') AS partition,
+       json_extract_string(commit_extra_info, '$.run_id') AS run_id,
+       json_extract_string(commit_extra_info, '$.code_version') AS code_version,
+       json_extract_string(commit_extra_info, '$.data_version') AS data_version,
+       json_extract_string(commit_extra_info, '$.inputs') AS inputs,
+       json_extract(commit_extra_info, '$.facts') AS facts,
+       json_extract(commit_extra_info, '$.reads') AS reads
+FROM ducklake_snapshots('lake')
+WHERE commit_extra_info IS NOT NULL
+"""
+"""One row a commit: who wrote it, from which run and code, and the snapshot of every table that it read."""
+
+_ATTEMPTS = 12
+"""A commit that lost a race is tried again; with four writers at once three attempts were the most ever seen."""
+
+
+class LakeError(Exception):
+    """The lake cannot be read or written as asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a commit says about itself: the lineage of every row it writes.
+
+    Attributes:
+        asset: asset key.
+        partition: partition key, empty for an unpartitioned asset.
+        run_id: Dagster run.
+        code_version: version of the asset's code.
+        inputs: fingerprint of everything the rows were computed from; equal inputs give equal rows.
+        data_version: digest of the rows' content.
+        reads: lake snapshot of every table that was read.
+        facts: further identities, such as the corpus version or the model.
+    """
+
+    asset: str
+    partition: str
+    run_id: str
+    code_version: str
+    inputs: str
+    data_version: str
+    reads: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """The commit's extra info."""
+        return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A past commit of one asset partition.
+
+    Attributes:
+        snapshot: lake snapshot it made.
+        inputs: fingerprint of what it was computed from.
+        data_version: digest of what it wrote.
+        run_id: Dagster run that wrote it.
+        facts: further identities.
+    """
+
+    snapshot: int
+    inputs: str
+    data_version: str
+    run_id: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Write:
+    """Rows on their way into a table: staged as one Parquet file, replacing one partition.
+
+    Attributes:
+        table: the table.
+        partition: value of its partition column to replace; None replaces the whole table.
+        file: the staged Parquet file.
+        rows: its rows.
+    """
+
+    table: LakeTable
+    partition: str | None
+    file: Path
+    rows: int
+
+
+class Snapshot:
+    """The lake as it was at one snapshot; remembers which tables were read."""
+
+    def __init__(self, lake: "Lake", number: int) -> None:
+        self._lake = lake
+        self.number = number
+        self.reads: dict[str, int] = {}
+
+    def read(
+        self, table: LakeTable, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
+    ) -> pl.DataFrame:
+        """Rows of a table; ``where`` maps a column to a value or to a list of values.
+
+        For anything that grows with the corpora use :meth:`scan`.
+        """
+        sql, values = self._select(table, columns, where)
+        with self._lake.cursor() as cursor:
+            return cursor.execute(sql, values).pl()
+
+    def scan(
+        self,
+        table: LakeTable,
+        columns: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        batch_rows: int = 8192,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows of a table as record batches: memory follows the batch."""
+        sql, values = self._select(table, columns, where)
+        with self._lake.cursor() as cursor:
+            yield from cursor.execute(sql, values).to_arrow_reader(batch_rows)
+
+    def query(self, sql: str, tables: Iterable[LakeTable], parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """Run a query in which ``{name}`` stands for each of ``tables`` at this snapshot."""
+        with self._lake.cursor() as cursor:
+            return cursor.execute(self._bind(sql, tables), dict(parameters or {})).pl()
+
+    def stream(
+        self,
+        sql: str,
+        tables: Iterable[LakeTable],
+        parameters: Mapping[str, Any] | None = None,
+        batch_rows: int = 8192,
+    ) -> Iterator[pa.RecordBatch]:
+        """Like :meth:`query`, as record batches."""
+        with self._lake.cursor() as cursor:
+            yield from cursor.execute(self._bind(sql, tables), dict(parameters or {})).to_arrow_reader(batch_rows)
+
+    def _bind(self, sql: str, tables: Iterable[LakeTable]) -> str:
+        """Each ``{name}`` becomes a subquery with the table's columns and its rows' ``snapshot_id``."""
+        return sql.format(
+            **{table.name: f"(SELECT *, snapshot_id FROM {self._versioned(table)})" for table in tables}  # noqa: S608 - declared names
+        )
+
+    def _versioned(self, table: LakeTable) -> str:
+        self.reads[table.name] = self.number
+        return f"lake.{table.name} AT (VERSION => {self.number:d})"
+
+    def _select(
+        self, table: LakeTable, columns: Sequence[str] | None, where: Mapping[str, Any] | None
+    ) -> tuple[str, list[Any]]:
+        known = {column.name for column in table.columns}
+        asked = list(columns) if columns else [column.name for column in table.columns]
+        if unknown := (set(asked) | set(where or {})) - known:
+            raise LakeError(f"table {table.name} has no column {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        clauses, values = [], []
+        for column, value in (where or {}).items():
+            several = isinstance(value, list | tuple | set)
+            clauses.append(f"list_contains(?, {column})" if several else f"{column} = ?")
+            values.append(list(value) if several else value)
+        condition = f" WHERE {' AND '.join(clauses)}" if clauses else ""
+        return f"SELECT {', '.join(asked)} FROM {self._versioned(table)}{condition}", values  # noqa: S608 - declared names
+
+
+class Lake:
+    """A DuckLake catalog and its table files.
+
+    One connection a process; cursors of it are safe to use from several threads. Readers are never blocked; a writer
+    that lost a race repeats its whole short transaction.
+    """
+
+    def __init__(self, catalog: str, tables: str, staging: Path) -> None:
+        """Remember where things lie; nothing is opened before the first use.
+
+        Args:
+            catalog: DuckLake catalog, e.g. ``sqlite:/path/catalog.sqlite`` or ``postgres:dbname=lake``.
+            tables: folder or object-store prefix of the table files.
+            staging: local folder in which rows are staged before their commit.
+        """
+        self.catalog = catalog
+        self.tables = tables
+        self.staging = staging
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def under(cls, root: Path, catalog: str = "", tables: str = "") -> "Lake":
+        """The lake of a study's storage section: SQLite and a local folder where nothing else is named."""
+        folder = root / "lake"
+        return cls(catalog or f"sqlite:{folder / 'catalog.sqlite'}", tables or str(folder / "tables"), folder / "staging")
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor on the attached lake; close it, or use it as a context manager."""
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._connect()
+            return self._connection.cursor()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def attach_statements(self) -> list[str]:
+        """The SQL that opens this lake in any DuckDB prompt."""
+        kind = self.catalog.partition(":")[0]
+        scanner = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}.get(kind)
+        extensions = ["ducklake", *([scanner] if scanner else [])]
+        if self.tables.startswith("s3://"):
+            extensions += ["httpfs", "aws"]
+        options = f"DATA_PATH {_quoted(self.tables)}"
+        if kind == "sqlite":
+            options += ", META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
+        return [*(_load(name) for name in extensions), f"ATTACH {_quoted('ducklake:' + self.catalog)} AS lake ({options})"]
+
+    def snapshot(self, number: int | None = None) -> Snapshot:
+        """The lake at a snapshot, the newest by default."""
+        if number is None:
+            with self.cursor() as cursor:
+                row = cursor.execute("SELECT max(snapshot_id) FROM ducklake_snapshots('lake')").fetchone()
+            number = int(row[0]) if row else 0
+        return Snapshot(self, number)
+
+    def stage(
+        self, table: LakeTable, rows: pa.Table | pl.DataFrame | Iterable[pa.RecordBatch], partition: str | None = None
+    ) -> Write:
+        """Check rows against the declared schema and stage them for :meth:`commit`.
+
+        Args:
+            table: where they go.
+            rows: a table, or batches that are written as they come.
+            partition: value of the partition column they replace; None replaces the whole table.
+
+        Raises:
+            LakeError: a column is missing, unknown, of another type, or empty where that is not allowed; or a row
+                belongs to another partition.
+        """
+        self.staging.mkdir(parents=True, exist_ok=True)
+        file = self.staging / f"{table.name}-{uuid.uuid4().hex}.parquet"
+        if isinstance(rows, pl.DataFrame):
+            rows = rows.to_arrow()
+        batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+        count = 0
+        try:
+            with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(_checked(table, batch, partition))
+                    count += batch.num_rows
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+        return Write(table, partition, file, count)
+
+    def commit(self, writes: Sequence[Write], provenance: Provenance) -> int:
+        """Replace the staged partitions in one transaction and return the snapshot it made.
+
+        Raises:
+            LakeError: the transaction lost every race; nothing was changed.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception(_is_conflict),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.05, max=5.0),
+            reraise=True,
+        )
+        try:
+            return retrying(self._commit_once, writes, provenance)
+        except duckdb.Error as error:
+            raise LakeError(f"could not write {provenance.asset} {provenance.partition}: {error}; nothing was changed") from error
+        finally:
+            for write in writes:
+                write.file.unlink(missing_ok=True)
+
+    def latest(self, asset: str, partition: str = "") -> Commit | None:
+        """The newest commit of an asset partition, or None where it was never written."""
+        return self.commits(asset).get(partition)
+
+    def commits(self, asset: str) -> dict[str, Commit]:
+        """The newest commit of every partition of an asset."""
+        sql = """SELECT partition, snapshot_id, inputs, data_version, run_id, facts FROM lake.lineage WHERE asset = ?
+                 QUALIFY row_number() OVER (PARTITION BY partition ORDER BY snapshot_id DESC) = 1"""
+        with self.cursor() as cursor:
+            rows = cursor.execute(sql, [asset]).fetchall()
+        return {row[0]: Commit(row[1], row[2], row[3], row[4], json.loads(row[5] or "{}")) for row in rows}
+
+    def _commit_once(self, writes: Sequence[Write], provenance: Provenance) -> int:
+        message = f"{provenance.asset} {provenance.partition}".strip()
+        with self.cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                for write in writes:
+                    _replace(cursor, write)
+                cursor.execute(
+                    "CALL lake.set_commit_message(?, ?, extra_info => ?)",
+                    ["ppl_assets", message, provenance.as_json()],
+                )
+                cursor.execute("COMMIT")
+            except BaseException:
+                _roll_back(cursor)
+                raise
+            sql = "SELECT max(snapshot_id) FROM lake.lineage WHERE asset = ? AND partition = ?"
+            row = cursor.execute(sql, [provenance.asset, provenance.partition]).fetchone()
+        return int(row[0]) if row else 0
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        if self.catalog.startswith("sqlite:"):
+            Path(self.catalog.removeprefix("sqlite:")).parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in self.tables:
+            Path(self.tables).mkdir(parents=True, exist_ok=True)
+        connection = duckdb.connect(config={"threads": 2, "preserve_insertion_order": True})
+        try:
+            for statement in self.attach_statements():
+                connection.execute(statement)
+            self._create_tables(connection)
+        except duckdb.Error as error:
+            connection.close()
+            raise LakeError(f"could not open the lake at {self.catalog}: {error}") from error
+        return connection
+
+    def _create_tables(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Create what is missing; refuse a table whose columns are not the declared ones."""
+        sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake'"
+        stored: dict[str, dict[str, str]] = {}
+        for table, column, kind in connection.execute(sql).fetchall():
+            stored.setdefault(table, {})[column] = kind
+        for table in TABLES.values():
+            declared = {c.name: _sql_type(c.type) for c in table.columns}
+            if table.name in stored and stored[table.name] != declared:
+                raise LakeError(
+                    f"table {table.name} in the lake at {self.catalog} has columns {stored[table.name]}, but this version "
+                    f"declares {declared}; use the version that wrote it, or point storage.root at a new folder"
+                )
+        missing = [table for table in TABLES.values() if table.name not in stored]
+        if missing or "lineage" not in stored:
+            create = Retrying(retry=retry_if_exception(_is_conflict), stop=stop_after_attempt(_ATTEMPTS), reraise=True,
+                              wait=wait_random_exponential(multiplier=0.05, max=2.0))
+            create(_create, connection, missing)
+
+
+def _create(connection: duckdb.DuckDBPyConnection, missing: Sequence[LakeTable]) -> None:
+    connection.execute("BEGIN")
+    try:
+        for table in missing:
+            columns = ", ".join(f"{c.name} {_sql_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in table.columns)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table.name} ({columns})")
+            if table.partition == "corpus":
+                connection.execute(f"ALTER TABLE lake.{table.name} SET PARTITIONED BY (corpus)")
+        connection.execute(LINEAGE_VIEW)
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _replace(cursor: duckdb.DuckDBPyConnection, write: Write) -> None:
+    name = write.table.name
+    if write.partition is None:
+        cursor.execute(f"DELETE FROM lake.{name}")  # noqa: S608 - declared name
+    else:
+        cursor.execute(f"DELETE FROM lake.{name} WHERE {write.table.partition} = ?", [write.partition])  # noqa: S608 - declared names
+    if write.rows:
+        columns = ", ".join(column.name for column in write.table.columns)
+        cursor.execute(f"INSERT INTO lake.{name} SELECT {columns} FROM read_parquet(?)", [str(write.file)])  # noqa: S608 - declared names
+
+
+def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    """Roll back where a transaction is still open; a failed COMMIT has already ended it."""
+    try:
+        connection.execute("ROLLBACK")
+    except duckdb.TransactionException:
+        return
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Whether repeating the transaction may succeed: it lost a race, or the catalog was busy."""
+    if not isinstance(error, duckdb.Error):
+        return False
+    text = str(error).lower()
+    return any(mark in text for mark in ("conflict", "locked", "busy", "already exists", "serializ"))
+
+
+def _checked(table: LakeTable, batch: pa.RecordBatch, partition: str | None) -> pa.RecordBatch:
+    """The batch with the declared column order and nullability."""
+    names = [column.name for column in table.columns]
+    if set(batch.schema.names) != set(names):
+        missing, unknown = sorted(set(names) - set(batch.schema.names)), sorted(set(batch.schema.names) - set(names))
+        raise LakeError(f"rows for table {table.name} lack columns {missing} and have unknown columns {unknown}")
+    arrays = []
+    for column in table.columns:
+        array = batch.column(column.name)
+        if array.type != column.type:
+            if not _same_kind(array.type, column.type):
+                raise LakeError(f"{table.name}.{column.name} is {array.type}, declared {column.type}")
+            array = array.cast(column.type)
+        if array.null_count and not column.nullable:
+            raise LakeError(f"{table.name}.{column.name} has {array.null_count} empty values; none is allowed")
+        arrays.append(array)
+    if partition is not None:
+        found = set(batch.column(table.partition).unique().to_pylist())
+        if found - {partition}:
+            raise LakeError(f"rows for {table.name} partition {partition!r} hold partition {sorted(found - {partition})}")
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def _same_kind(given: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether the two differ only in width or offset size (large_string for string, int32 for int64), or given is all null."""
+    if pa.types.is_null(given):
+        return True
+    if pa.types.is_list(given) or pa.types.is_large_list(given):
+        return pa.types.is_list(declared) and _same_kind(given.value_type, declared.value_type)
+    text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+    if any(kind(given) for kind in text):
+        return bool(pa.types.is_string(declared))
+    if pa.types.is_integer(given):
+        return bool(pa.types.is_integer(declared))
+    if pa.types.is_floating(given):
+        return bool(pa.types.is_floating(declared))
+    return bool(given == declared)
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_SQL_TYPES[kind.value_type]}[]"
+    return _SQL_TYPES[kind]
+
+
+def _quoted(text: str) -> str:
+    """A SQL string literal, for the places where DuckDB takes no parameter."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _load(extension: str) -> str:
+    """The statement that loads an extension: from its PyPI package where installed, else by DuckDB's own loader."""
+    try:
+        package = importlib.resources.files(f"duckdb_extension_{extension}")
+    except ModuleNotFoundError:
+        return f"INSTALL {extension}; LOAD {extension}"
+    file = package / "extensions" / f"v{duckdb.__version__}" / f"{extension}.duckdb_extension"
+    return f"LOAD {_quoted(str(file))}" if file.is_file() else f"INSTALL {extension}; LOAD {extension}"

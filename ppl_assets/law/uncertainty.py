@@ -1,0 +1,322 @@
+"""How sure a fitted law is: leave-one-run-out errors, run-level bootstrap, delta-method intervals, Akaike weights.
+
+Points of one run share subset, seed and order, so the unit of everything here is the run, never the point.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from ppl_assets.law.fit import LawFit, fit, refusal
+from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind, design
+from ppl_assets.law.observations import FloatArray, LabelArray, Observations
+from ppl_assets.law.profile import solve
+
+Interval = tuple[float, float]
+Scheme = Literal["exchange", "pairs"]
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneRunOut:
+    """Errors of predicting each run from a fit of all others.
+
+    Attributes:
+        run: [n] run of each point.
+        tokens: [n] tokens of each point.
+        observed: [n] loss, nats a token.
+        predicted: [n] loss predicted without the point's run; nan where the rest could not be fitted.
+    """
+
+    run: LabelArray
+    tokens: FloatArray
+    observed: FloatArray
+    predicted: FloatArray
+
+    @property
+    def errors(self) -> FloatArray:
+        """[n] relative error, predicted / observed - 1."""
+        return self.predicted / self.observed - 1.0
+
+    @property
+    def by_run(self) -> FloatArray:
+        """[R] root mean square relative error of each run, in the order of its sorted labels."""
+        index = np.unique(self.run, return_inverse=True)[1].reshape(-1)
+        return np.sqrt(np.bincount(index, self.errors**2) / np.bincount(index))
+
+    @property
+    def median_pct(self) -> float:
+        """Median absolute error over points, % of loss."""
+        return self.quantile_pct(0.5)
+
+    @property
+    def p90_pct(self) -> float:
+        """Its 90th percentile."""
+        return self.quantile_pct(0.9)
+
+    @property
+    def max_pct(self) -> float:
+        """Its maximum."""
+        return self.quantile_pct(1.0)
+
+    def quantile_pct(self, share: float) -> float:
+        """A quantile of the absolute error over points, % of loss; nan where nothing was predicted."""
+        known = np.abs(self.errors[np.isfinite(self.errors)])
+        return 100.0 * float(np.quantile(known, share)) if len(known) else float("nan")
+
+    @property
+    def pairwise_accuracy(self) -> float:
+        """Share of pairs of runs whose last losses are ordered as predicted; 0.5 is a coin."""
+        last = _last_points(self.run, self.tokens)
+        return pairwise_accuracy(self.observed[last], self.predicted[last])
+
+
+def leave_one_run_out(
+    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
+) -> LeaveOneRunOut:
+    """Predict every run from a converged fit of all other runs.
+
+    Points with L >= L0 are left out for the anchored link, as in ``fit``. Where the other runs are too few for the
+    form, the errors are nan.
+    """
+    shape, how = FORMS[form], LINKS[link]
+    used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
+    index, runs = used.run_index, used.runs
+    predicted = np.full(len(used), np.nan)
+    feasible = [not refusal(used.without_run(r), shape) for r in runs] if len(runs) > 1 else []
+    kept = np.flatnonzero(feasible)
+    if len(kept):
+        columns = design(shape, how, used.mu, used.sigma, used.tokens, sigma_kind)
+        counts = (index[None] != kept[:, None]).astype(float)
+        found = solve(columns, np.repeat(used.loss[None], len(kept), 0), counts, how, used.base_loss)
+        losses = how.loss(found.coefficients @ columns.T, found.floor[:, None], used.base_loss)
+        for row, left_out in enumerate(kept):
+            predicted[index == left_out] = losses[row, index == left_out]
+    return LeaveOneRunOut(used.run, used.tokens, used.loss, predicted)
+
+
+def pairwise_accuracy(observed: FloatArray, predicted: FloatArray) -> float:
+    """Share of pairs [n(n-1)/2] that both arrays order alike; nan for fewer than two known values."""
+    known = np.isfinite(predicted)
+    a, b = observed[known], predicted[known]
+    i, j = np.triu_indices(len(a), 1)
+    return float(np.mean(np.sign(a[i] - a[j]) == np.sign(b[i] - b[j]))) if len(i) else float("nan")
+
+
+def rank_correlation(observed: FloatArray, predicted: FloatArray) -> float:
+    """Spearman's rank correlation of observed and predicted losses."""
+    return float(stats.spearmanr(observed, predicted).statistic)
+
+
+def _last_points(run: LabelArray, tokens: FloatArray) -> list[int]:
+    return [int(np.flatnonzero(run == label)[np.argmax(tokens[run == label])]) for label in np.unique(run)]
+
+
+@dataclass(frozen=True, eq=False)
+class BootstrapResult:
+    """Fully converged refits of resampled runs.
+
+    Attributes:
+        fit: the fit that was resampled.
+        E: [R] floors.
+        coefficients: [R, p].
+        failed: replicates dropped because their refit did not come to rest.
+        confidence: level of the intervals.
+    """
+
+    fit: LawFit
+    E: FloatArray
+    coefficients: FloatArray
+    failed: int
+    confidence: float
+
+    def interval(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Percentile interval over the first axis of ``values`` [R, ...]."""
+        tail = 50.0 * (1.0 - self.confidence)
+        low, high = np.percentile(values, [tail, 100.0 - tail], axis=0)
+        return low, high
+
+    def coefficient_intervals(self) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper ends [p] for the coefficients."""
+        return self.interval(self.coefficients)
+
+    def floor_interval(self) -> Interval:
+        """Interval of E, nats a token."""
+        low, high = self.interval(self.E)
+        return float(low), float(high)
+
+    def surface(self, mu: FloatArray, sigma: FloatArray) -> FloatArray:
+        """[R, m] g at points [m] in every replicate."""
+        return self.coefficients[:, 1:-1] @ FORMS[self.fit.form].columns(mu, sigma, self.fit.sigma_kind).T
+
+    def predict(self, mu: FloatArray, sigma: FloatArray, tokens: FloatArray) -> FloatArray:
+        """[R, m] loss at points [m] in every replicate, nats a token."""
+        form, link = self.fit.parts
+        columns = design(form, link, mu, sigma, tokens, self.fit.sigma_kind)
+        return link.loss(self.coefficients @ columns.T, self.E[:, None], self.fit.observations.base_loss)
+
+
+def bootstrap(
+    obs: Observations,
+    form: str | LawFit,
+    link: LinkName = "paper",
+    replicates: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+    scheme: Scheme = "exchange",
+) -> BootstrapResult:
+    """Refit resampled runs, each refit from scratch and to convergence.
+
+    exchange (default): every run keeps its place, and gets the residual curve of a run drawn at random, with a random
+    sign, scaled to the noise that the fit's freedom implies, times a noise level drawn anew for each replicate from its
+    own uncertainty (chi-square). pairs: runs are drawn with replacement; with a dozen runs a third of the design is
+    then missing from each replicate, extremes are extrapolated and intervals at the corners come out far too wide.
+
+    Args:
+        obs: the measurements; ignored where ``form`` is a fit.
+        form: form's name, or a fit to resample.
+        link: link of the form; ignored where ``form`` is a fit.
+        replicates: number of refits.
+        seed: seed of the draws.
+        confidence: level of the intervals.
+        scheme: exchange or pairs.
+
+    Raises:
+        ValueError: where the fit was refused.
+    """
+    base = form if isinstance(form, LawFit) else fit(obs, form, link)
+    if not base.is_usable:
+        raise ValueError(f"nothing to resample: {base.reason}")
+    used, (shape, how) = base.observations, base.parts
+    columns = design(shape, how, used.mu, used.sigma, used.tokens, base.sigma_kind)
+    rng = np.random.default_rng(seed)
+    if scheme == "exchange":
+        losses = np.exp(np.log(used.loss) - base.residuals + _exchanged(base, replicates, rng))
+        counts = np.ones_like(losses)
+    else:
+        drawn = rng.multinomial(len(used.runs), np.full(len(used.runs), 1 / len(used.runs)), size=replicates)
+        losses = np.repeat(used.loss[None], replicates, axis=0)
+        counts = drawn[:, used.run_index].astype(float)
+    found = solve(columns, losses, counts, how, used.base_loss)
+    good = found.converged & np.isfinite(found.coefficients).all(axis=1)
+    return BootstrapResult(base, found.floor[good], found.coefficients[good], int((~good).sum()), confidence)
+
+
+@dataclass(frozen=True)
+class NoiseParts:
+    """Noise of ln L: an offset that a run's points share, and what is left from point to point.
+
+    Attributes:
+        run: deviation of the shared offset.
+        point: deviation within a run.
+        freedom: degrees of freedom of ``run``: runs - surface coefficients - 1, at least 1.
+    """
+
+    run: float
+    point: float
+    freedom: int
+
+
+def noise_parts(base: LawFit) -> NoiseParts:
+    """Split the residuals of ln L by run, each part divided by its own degrees of freedom.
+
+    The surface and the constant are paid for by the run means; E and aD by what varies within the runs.
+    """
+    index = base.observations.run_index
+    means, within = _run_means(base)
+    count = np.bincount(index)
+    freedom = max(base.runs - len(base.surface_coefficients) - 1, 1)
+    spare = max(base.points - base.runs - 2, 1)
+    between = float((count * means**2).sum() / count.mean()) / freedom
+    point = float((within**2).sum()) / spare
+    return NoiseParts(max(between - point / float(count.mean()), 0.0) ** 0.5, point**0.5, freedom)
+
+
+def _run_means(base: LawFit) -> tuple[FloatArray, FloatArray]:
+    """[R] mean residual of each run and [n] what each point deviates from it."""
+    index = base.observations.run_index
+    means = np.bincount(index, base.residuals) / np.bincount(index)
+    return means, base.residuals - means[index]
+
+
+def _exchanged(base: LawFit, replicates: int, rng: np.random.Generator) -> FloatArray:
+    """[B, n] noise of ln L: residual curves of other runs, rescaled by part; see :func:`bootstrap`."""
+    used, index = base.observations, base.observations.run_index
+    runs = len(used.runs)
+    means, within = _run_means(base)
+    freedom = noise_parts(base).freedom
+    offsets = means * np.sqrt(runs / freedom)
+    curves = within * np.sqrt((base.points - runs) / max(base.points - runs - 2, 1))
+    bank = np.empty((runs, len(used)))
+    for donor in range(runs):
+        rows = np.flatnonzero(index == donor)
+        rows = rows[np.argsort(used.tokens[rows])]
+        bank[donor] = offsets[donor] + np.interp(np.log(used.tokens), np.log(used.tokens[rows]), curves[rows])
+    donors = rng.integers(runs, size=(replicates, runs))[:, index]
+    signs = rng.choice([-1.0, 1.0], size=(replicates, runs))[:, index]
+    level = np.sqrt(freedom / rng.chisquare(freedom, size=(replicates, 1)))
+    return signs * level * bank[donors, np.arange(len(used))]
+
+
+def _scaled_jacobian(base: LawFit) -> tuple[FloatArray, FloatArray]:
+    """Jacobian of ln L at the fit's points, columns of unit length, and their lengths; E's column only where free."""
+    used = base.observations
+    jacobian = base.jacobian(used.mu, used.sigma, used.tokens)
+    if base.status == "e_at_bound":
+        jacobian[:, 0] = 0.0
+    norms = np.linalg.norm(jacobian, axis=0)
+    norms[norms == 0] = 1.0
+    return jacobian / norms, norms
+
+
+def delta_interval(
+    base: LawFit, mu: FloatArray, sigma: FloatArray, tokens: FloatArray, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """Delta-method interval of predicted losses [m], nats a token.
+
+    Noise is a shared offset a run plus independent points (:func:`noise_parts`); t quantile with the offset's degrees
+    of freedom.
+    """
+    used, noise = base.observations, noise_parts(base)
+    scaled, norms = _scaled_jacobian(base)
+    u, s, vt = np.linalg.svd(scaled, full_matrices=False)
+    keep = s > 1e-10 * s[0]
+    u = u[:, keep]
+    sums = np.array([u[used.run_index == run].sum(axis=0) for run in range(len(used.runs))])
+    covariance = noise.run**2 * sums.T @ sums + noise.point**2 * np.eye(u.shape[1])
+    mu, sigma, tokens = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in (mu, sigma, tokens)))
+    slope = base.jacobian(mu, sigma, tokens) / norms @ (vt[keep].T / s[keep])  # [m, kept]
+    deviation = np.sqrt(np.einsum("mi,ij,mj->m", slope, covariance, slope))
+    half = stats.t.ppf(0.5 + confidence / 2, noise.freedom) * deviation
+    predicted = base.predict(mu, sigma, tokens)
+    return predicted * np.exp(-half), predicted * np.exp(half)
+
+
+def effect_p_value(base: LawFit, tokens_only: LawFit) -> float:
+    """Chance of a surface this good where the loss depends on tokens only: F test on run-mean residuals of ln L.
+
+    F = ((S0 - S1) / k) / (S1 / (R - 1 - k)), S the sum over R runs of (points x squared mean residual), k surface
+    coefficients. By run, because points of one run share their noise. Returns 1 without freedom to tell.
+    """
+    runs, k = base.runs, len(base.surface_coefficients)
+    freedom = runs - 1 - k
+    if k == 0 or freedom < 1 or not tokens_only.is_usable:
+        return 1.0
+    without, with_surface = _between_runs(tokens_only), _between_runs(base)
+    if without <= with_surface:
+        return 1.0
+    return float(stats.f.sf((without - with_surface) / k / max(with_surface / freedom, 1e-300), k, freedom))
+
+
+def _between_runs(base: LawFit) -> float:
+    index = base.observations.run_index
+    return float((np.bincount(index, base.residuals) ** 2 / np.bincount(index)).sum())
+
+
+def akaike_weights(aicc: FloatArray) -> FloatArray:
+    """exp(-delta / 2), normalized, over fits of the same observations; unknown values weigh nothing."""
+    known = np.where(np.isfinite(aicc), aicc, np.inf)
+    if not np.isfinite(known).any():
+        return np.zeros_like(known)
+    weight = np.exp(-0.5 * (known - known.min()))
+    return weight / weight.sum()

@@ -1,0 +1,25 @@
+"""The slow, plain value that every fast path is held to: one chunk, one pass, float64, the model's own logits."""
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ppl_assets.perplexity.packing import sequence
+from ppl_assets.perplexity.scorer import ScorePolicy
+
+
+@torch.no_grad()
+def oracle_nll(model64: PreTrainedModel, chunk: np.ndarray, policy: ScorePolicy) -> float:
+    """Summed NLL of a chunk in nats, alone in its pass.
+
+    Some norms and rotations of transformers compute in float32 whatever the model's dtype is; the error that is left
+    is about 1e-7.
+
+    Args:
+        model64: the model in float64, in eval mode.
+        chunk: int32 [n], n > 0; n > 1 where the first token is not scored.
+        policy: how the first token is predicted.
+    """
+    tokens = torch.from_numpy(sequence(chunk, policy.prefix_id))
+    logits = model64(input_ids=tokens[None, :-1], use_cache=False).logits[0]
+    return float(-torch.log_softmax(logits.double(), -1).gather(1, tokens[1:, None]).sum())

@@ -1,0 +1,188 @@
+"""What the assets are given: the study, its lake, and one way to write a table with its lineage.
+
+The only module outside ``assets.py``, ``automation/`` and ``definitions.py`` that knows Dagster.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from ppl_assets import progress
+from ppl_assets.fingerprint import fingerprint
+from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
+from ppl_assets.study import Study, load_study
+from ppl_assets.tables import LakeTable
+
+STUDY_VARIABLE = "PPL_ASSETS_STUDY"
+"""Environment variable that names the study file; ``study.toml`` in the working directory where it is not set."""
+
+CORPUS_PARTITIONS = dg.DynamicPartitionsDefinition(name="corpus")
+TRIAL_PARTITIONS = dg.DynamicPartitionsDefinition(name="trial")
+STRATEGY_PARTITIONS = dg.DynamicPartitionsDefinition(name="strategy")
+
+GPU_POOL = "gpu"
+"""Pool of every step that runs the model: its limit is the number of devices."""
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything one asset partition is computed from.
+
+    Attributes:
+        parts: JSON-like values; their digest decides whether anything has to be computed.
+        facts: identities worth having in the lineage under their own name.
+    """
+
+    parts: Sequence[Any]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the inputs."""
+        return fingerprint(*self.parts)
+
+
+class Platform(dg.ConfigurableResource):
+    """The study and its lake."""
+
+    study_path: str = Field(
+        default="", description=f"Study file; empty: ${STUDY_VARIABLE}, else study.toml in the working directory."
+    )
+
+    @property
+    def study_file(self) -> Path:
+        """The study file in force."""
+        return Path(self.study_path or os.environ.get(STUDY_VARIABLE) or "study.toml").resolve()
+
+    @property
+    def study(self) -> Study:
+        """The validated study."""
+        return _loaded(self.study_file)
+
+    @property
+    def lake(self) -> Lake:
+        """The study's lake; one connection a process."""
+        storage = self.study.storage
+        return _opened(storage.root, storage.catalog, storage.tables)
+
+    @property
+    def root(self) -> Path:
+        """Folder of everything the study writes."""
+        return self.study.storage.root
+
+    def step(self, context: dg.AssetExecutionContext, code_version: str) -> "Step":
+        """The running step's view of the lake."""
+        partition = context.partition_key if context.has_partition_key else ""
+        asset = context.asset_key.to_user_string()
+        return Step(self.lake, self.lake.snapshot(), asset, partition, context.run_id, code_version, context.log.info)
+
+
+def _loaded(file: Path) -> Study:
+    """The study, read again only when the file or the overrides change."""
+    overrides = tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith("PPL__")))
+    modified = file.stat().st_mtime_ns if file.is_file() else 0
+    return _cached_study(file, modified, overrides)
+
+
+@lru_cache(maxsize=8)
+def _cached_study(file: Path, _modified: int, _overrides: tuple[tuple[str, str], ...]) -> Study:
+    return load_study(file)
+
+
+@lru_cache(maxsize=8)
+def _opened(root: Path, catalog: str, tables: str) -> Lake:
+    return Lake.under(root, catalog, tables)
+
+
+@dataclass
+class Step:
+    """One asset partition being materialized: what it reads is remembered, what it writes is one commit.
+
+    Attributes:
+        lake: the lake.
+        snapshot: the lake as it was when the step began; everything is read from it.
+        asset: asset key.
+        partition: partition key, empty where there is none.
+        run_id: Dagster run.
+        code_version: version of the asset's code.
+        log: writes a line to the run's log.
+    """
+
+    lake: Lake
+    snapshot: Snapshot
+    asset: str
+    partition: str
+    run_id: str
+    code_version: str
+    log: Callable[[str], None]
+    started: float = field(default_factory=time.monotonic)
+
+    def progress(self, unit: str) -> progress.Progress:
+        """Begin to report progress in ``unit``."""
+        return progress.start(unit, self.log)
+
+    def unchanged(self, inputs: Inputs) -> Commit | None:
+        """The commit that these very inputs already made, if there is one."""
+        latest = self.lake.latest(self.asset, self.partition)
+        return latest if latest and latest.inputs == inputs.digest else None
+
+    def stage(self, table: LakeTable, rows: Any, *, whole: bool = False) -> Write:
+        """Stage rows that replace this partition of a table, or the whole table."""
+        return self.lake.stage(table, rows, None if whole or not table.partition else self.partition)
+
+    def write(self, writes: Sequence[Write], inputs: Inputs, data_version: str) -> Commit:
+        """Commit staged rows with their lineage."""
+        provenance = Provenance(
+            asset=self.asset,
+            partition=self.partition,
+            run_id=self.run_id,
+            code_version=self.code_version,
+            inputs=inputs.digest,
+            data_version=data_version,
+            reads=dict(self.snapshot.reads),
+            facts=dict(inputs.facts),
+        )
+        number = self.lake.commit(writes, provenance)
+        return Commit(number, inputs.digest, data_version, self.run_id, dict(inputs.facts))
+
+    def result(self, commit: Commit, metadata: Metadata, *, table: LakeTable, rows: int) -> dg.MaterializeResult:
+        """What Dagster is told: data version, row count, table, lake snapshot, and whether anything was computed."""
+        computed = commit.run_id == self.run_id
+        row_key = "dagster/partition_row_count" if self.partition else "dagster/row_count"
+        standard: dict[str, Any] = {
+            row_key: rows,
+            "dagster/table_name": f"lake.{table.name}",
+            "lake_snapshot": commit.snapshot,
+            "outcome": "computed" if computed else "unchanged: nothing had to be computed",
+            "seconds": dg.MetadataValue.float(round(time.monotonic() - self.started, 3)),
+        }
+        return dg.MaterializeResult(metadata={**standard, **metadata}, data_version=dg.DataVersion(commit.data_version))
+
+
+def column_schema(table: LakeTable) -> dg.TableSchema:
+    """The declared columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=str(column.type),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for column in table.columns
+        ]
+    )
+
+
+def table_metadata(table: LakeTable) -> dict[str, Any]:
+    """Definition metadata of the asset that writes ``table``."""
+    return {"dagster/column_schema": column_schema(table), "dagster/table_name": f"lake.{table.name}"}

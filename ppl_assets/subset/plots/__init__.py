@@ -1,0 +1,25 @@
+"""Charts of the report: pure functions from tables to PNG bytes, each in a page and a small size.
+
+They draw on matplotlib's Agg canvas without pyplot; the look is in ``style``.
+"""
+
+from ppl_assets.subset.plots.curves import CURVE_COLUMNS, RESIDUAL_COLUMNS, loss_curves, residuals
+from ppl_assets.subset.plots.landscape import landscape
+from ppl_assets.subset.plots.strategies import base_losses, final_losses, strategies
+from ppl_assets.subset.plots.style import Size, as_markdown
+from ppl_assets.subset.plots.surface import LawSurface, law_surface
+
+__all__ = [
+    "CURVE_COLUMNS",
+    "RESIDUAL_COLUMNS",
+    "LawSurface",
+    "Size",
+    "as_markdown",
+    "base_losses",
+    "final_losses",
+    "landscape",
+    "law_surface",
+    "loss_curves",
+    "residuals",
+    "strategies",
+]
