@@ -213,6 +213,8 @@ class StrategiesSection(Section):
         default=["random", "lowest", "matched"], description="Rival selections, trained beside the selected subset."
     )
     seeds: int = Field(3, ge=1, le=32, description="Training seeds a strategy.")
+    tokens: PositiveInt | None = Field(None, description="Tokens each strategy trains on; default: the selection's.")
+    points: int = Field(4, ge=2, le=16, description="Log-spaced token counts measured in each run.")
 
     @property
     def names(self) -> list[str]:

@@ -49,7 +49,6 @@ TEST_DOCUMENTS = LakeTable(
         Column("corpus", _TEXT, "Corpus partition the document comes from."),
         Column("split", _TEXT, "test: domain loss is measured on it. general: forgetting is."),
         Column("text_hash", _TEXT, "128-bit hash of the normalized text."),
-        Column("signature", pa.list_(pa.uint32()), "MinHash signature of its word shingles."),
         Column("text", _TEXT, "The normalized text."),
         Column("characters", _INT, "Length of the normalized text."),
     ),
@@ -265,6 +264,7 @@ FITTED_LAW = LakeTable(
         Column("points", _INT, "Observations used."),
         Column("runs", _INT, "Trial runs they come from."),
         Column("set_aside", _INT, "Observations set aside as transient or diverged."),
+        Column("base_loss", _REAL, "L0: test loss of the base model before any training, nats a token.", nullable=True),
         Column("floor_loss", _REAL, "E, nats a token.", nullable=True),
         Column("floor_low", _REAL, "Lower end of E's interval.", nullable=True),
         Column("floor_high", _REAL, "Upper end of E's interval.", nullable=True),
@@ -295,6 +295,17 @@ FITTED_LAW = LakeTable(
         Column("predicted_high", _REAL, "Upper end of its interval.", nullable=True),
         Column("regret_bound_pct", _REAL, "95 % bound on the loss given away by this optimum, % of loss.", nullable=True),
         Column("noise_pct", _REAL, "Seed noise measured by repeats, % of loss.", nullable=True),
+    ),
+)
+
+LAW_FINDINGS = LakeTable(
+    "law_findings",
+    "",
+    (
+        Column("name", _TEXT, "What was checked."),
+        Column("passed", _FLAG, "Whether all is well."),
+        Column("severity", _TEXT, "error where the selection should not be trusted, warn where it is read with care."),
+        Column("sentence", _TEXT, "What was found, in plain words."),
     ),
 )
 
@@ -387,6 +398,7 @@ TABLES: dict[str, LakeTable] = {
         REGIME_PARTITIONS,
         TRIAL_LOSSES,
         FITTED_LAW,
+        LAW_FINDINGS,
         SELECTIONS,
         FINAL_SUBSET,
         STRATEGY_LOSSES,

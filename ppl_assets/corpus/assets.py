@@ -1,25 +1,31 @@
 """The corpus group in Dagster: raw_corpus, test_documents, chunks."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
 import polars as pl
-import pyarrow.compute as pc
+import pyarrow as pa
 
-from ppl_assets.corpus.cleaning import TestGuard
 from ppl_assets.corpus.files import corpus_version
-from ppl_assets.corpus.held_out import select_test_documents
-from ppl_assets.corpus.pipeline import build_chunks, near_test_violations
-from ppl_assets.corpus.tokenizer import load_fast_tokenizer
+from ppl_assets.corpus.held_out import TestDocument, TestSet, select_test_documents
+from ppl_assets.corpus.leaks import near_test_violations
+from ppl_assets.corpus.pipeline import ChunkStream, build_chunks
+from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.fingerprint import fingerprint_of_rows
-from ppl_assets.lake import Lake, Snapshot
-from ppl_assets.resources import CORPUS_PARTITIONS, Inputs, Platform, column_schema, table_metadata
+from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.markdown import as_markdown_table
+from ppl_assets.resources import CORPUS_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import BASE_MODEL, CHUNKS, CLEANING_COUNTS, REJECTED_ROWS, TEST_DOCUMENTS
 
 CODE_VERSION = "1"
 """Of this stage's output: raised when the same files would give other rows."""
+
+REJECTED_SHOWN = 20
+"""Rejected rows shown in the metadata; all are in the table."""
+
+MOST_REJECTED = 0.2
+"""Share of rejected rows from which a corpus deserves a warning."""
 
 
 def versions_of(study: Study, roles: tuple[str, ...]) -> dict[str, str]:
@@ -82,11 +88,9 @@ def test_documents(context: dg.AssetExecutionContext, platform: Platform) -> dg.
     inputs = test_documents_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
     if commit is None:
-        documents = list(select_test_documents(study))
-        rows = pl.DataFrame(
-            [{c.name: _plain(getattr(document, c.name)) for c in TEST_DOCUMENTS.columns} for document in documents],
-            schema=pl.Schema(TEST_DOCUMENTS.schema),
-        )
+        columns = [column.name for column in TEST_DOCUMENTS.columns]
+        documents = [{name: getattr(d, name) for name in columns} for d in select_test_documents(study)]
+        rows = pl.DataFrame(documents, schema=pl.Schema(TEST_DOCUMENTS.schema))
         version = fingerprint_of_rows(rows.select("doc_id", "split", "text_hash").sort("doc_id").iter_rows())
         commit = step.write([step.stage(TEST_DOCUMENTS, rows)], inputs, version)
     stored = step.lake.snapshot().read(TEST_DOCUMENTS, ["split", "characters"])
@@ -107,6 +111,12 @@ def chunks_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str)
     )
 
 
+def stored_test_set(study: Study, snapshot: Snapshot) -> TestSet:
+    """The test and general documents of the lake, ready to be kept out of candidates."""
+    rows = snapshot.read(TEST_DOCUMENTS, ["doc_id", "corpus", "split", "text", "text_hash"]).iter_rows(named=True)
+    return TestSet.of((TestDocument(**row) for row in rows), study)
+
+
 @dg.asset(
     group_name="corpus",
     deps=[raw_corpus, test_documents, "base_model"],
@@ -115,7 +125,7 @@ def chunks_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str)
     code_version=CODE_VERSION,
     metadata={**table_metadata(CHUNKS), "rejected_rows": column_schema(REJECTED_ROWS)},
     description=(
-        "Fixed-length token chunks of clean, deduplicated documents; split into candidates and test. "
+        "Fixed-length token chunks of clean, deduplicated documents; split into candidate, test and general. "
         "Bad rows are listed in table rejected_rows, every document's fate in cleaning_counts."
     ),
 )
@@ -130,22 +140,100 @@ def chunks(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
         stream = build_chunks(
             study,
             step.partition,
-            load_fast_tokenizer(base["path"]),
+            load_tokenizer(base["path"]),
             base["tokenizer_fingerprint"],
-            step.snapshot.read(TEST_DOCUMENTS, ["doc_id", "split", "text_hash", "text"]),
+            stored_test_set(study, step.snapshot),
             progress=lambda documents, made: progress.update(documents, note=f"{made:,} chunks"),
         )
-        ids: list[str] = []
-        chunk_rows = step.stage(CHUNKS, _watched(stream, ids))
+        ids: list[tuple[str, str]] = []
+        chunk_rows = step.stage(CHUNKS, _noting_ids(stream, ids))
         writes = [chunk_rows, step.stage(REJECTED_ROWS, stream.rejected), step.stage(CLEANING_COUNTS, stream.counts)]
         commit = step.write(writes, inputs, fingerprint_of_rows(sorted(ids)))
-    return step.result(commit, *_chunks_metadata(step.lake.snapshot(), step.partition))
+    return _chunks_result(step, commit)
 
 
-def _watched(stream: Any, ids: list[str]) -> Any:
-    """The batches as they are, their chunk ids noted on the way."""
+def _noting_ids(stream: ChunkStream, ids: list[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
+    """The batches as they are; split and chunk id of every row are noted on the way, for the data version."""
     for batch in stream:
-        ids.extend(
-            f"{split} {chunk}" for split, chunk in zip(batch["split"].to_pylist(), batch["chunk_id"].to_pylist(), strict=True)
-        )
+        ids.extend(zip(batch["split"].to_pylist(), batch["chunk_id"].to_pylist(), strict=True))
         yield batch
+
+
+def _chunks_result(step: Step, commit: Commit) -> dg.MaterializeResult:
+    """Row counts by split, what became of the documents, and the first rejected rows."""
+    snapshot, where = step.lake.snapshot(), {"corpus": step.partition}
+    splits = snapshot.read(CHUNKS, ["split", "n_tokens", "n_bytes"], where)
+    counts = splits.group_by("split").agg(pl.len().alias("chunks"), pl.col("n_tokens", "n_bytes").sum()).sort("split")
+    outcomes = snapshot.read(CLEANING_COUNTS, ["outcome", "documents", "characters"], where).sort("outcome")
+    rejected = snapshot.read(REJECTED_ROWS, ["source", "position", "reason", "detail"], where)
+    metadata = {
+        "corpus_version": commit.facts.get("corpus_version", ""),
+        "tokens": int(splits["n_tokens"].sum()),
+        "splits": dg.MetadataValue.md(as_markdown_table(counts)),
+        "documents": dg.MetadataValue.md(as_markdown_table(outcomes)),
+        "rejected_rows": rejected.height,
+        "rejected_rows_first": dg.MetadataValue.md(as_markdown_table(rejected.head(REJECTED_SHOWN))),
+    }
+    return step.result(commit, metadata, table=CHUNKS, rows=splits.height)
+
+
+@dg.asset_check(
+    asset=chunks,
+    blocking=True,
+    partitions_def=CORPUS_PARTITIONS,
+    description="No candidate chunk holds text of a test document: recomputed from the stored texts, not from the pipeline's state.",
+)
+def no_candidate_holds_test_text(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Look for test text in every candidate chunk of the partition."""
+    snapshot = platform.lake.snapshot()
+    guard = stored_test_set(platform.study, snapshot).guard
+    where = {"corpus": context.partition_key, "split": "candidate"}
+    batches = snapshot.scan(CHUNKS, ["chunk_id", "text"], where)
+    pairs = (pair for b in batches for pair in zip(b["chunk_id"].to_pylist(), b["text"].to_pylist(), strict=True))
+    violations = list(near_test_violations(pairs, guard))
+    shown = "; ".join(f"chunk {v.chunk_id}: {v.reason}" for v in violations[:3])
+    sentence = f"{len(violations)} candidate chunks hold test text{': ' + shown if shown else '.'}"
+    return dg.AssetCheckResult(passed=not violations, description=sentence, metadata={"violations": len(violations)})
+
+
+@dg.asset_check(
+    asset=chunks,
+    blocking=True,
+    partitions_def=CORPUS_PARTITIONS,
+    description="Chunk ids are distinct, no chunk is longer than the window, and each has as many token ids as it says.",
+)
+def chunks_are_sound(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Count what would break scoring or training."""
+    sql = """SELECT count(*) AS chunks, count(*) - count(DISTINCT chunk_id) AS doubled,
+                    count(*) FILTER (n_tokens > $window OR n_tokens < 1) AS too_long,
+                    count(*) FILTER (len(tokens) <> n_tokens OR strlen(text) <> n_bytes) AS inconsistent
+             FROM {chunks} WHERE corpus = $corpus"""
+    parameters = {"corpus": context.partition_key, "window": platform.study.chunks.tokens}
+    found = platform.lake.snapshot().query(sql, (CHUNKS,), parameters).row(0, named=True)
+    sentence = "{chunks:,} chunks: {doubled} ids twice, {too_long} of impossible length, {inconsistent} with lengths that disagree.".format(
+        **found
+    )
+    return dg.AssetCheckResult(
+        passed=not (found["doubled"] or found["too_long"] or found["inconsistent"]), description=sentence
+    )
+
+
+@dg.asset_check(
+    asset=chunks,
+    partitions_def=CORPUS_PARTITIONS,
+    description="The corpus gives at least one chunk, and few of its rows are rejected.",
+)
+def most_rows_are_used(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Warn where much of a corpus is lost on the way."""
+    counts = platform.lake.snapshot().read(CLEANING_COUNTS, where={"corpus": context.partition_key})
+    documents = counts.filter(~pl.col("outcome").str.ends_with("_chunk"))
+    total = int(documents["documents"].sum())
+    rejected = int(documents.filter(pl.col("outcome").str.starts_with("rejected"))["documents"].sum())
+    used = int(documents.filter(pl.col("outcome").is_in(["kept", "held_out"]))["documents"].sum())
+    sentence = f"{used:,} of {total:,} documents are used, {rejected:,} rows are rejected; table cleaning_counts says why."
+    passed = used > 0 and rejected <= MOST_REJECTED * max(total, 1)
+    return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, description=sentence)
+
+
+ASSETS = [raw_corpus, test_documents, chunks]
+CHECKS = [no_candidate_holds_test_text, chunks_are_sound, most_rows_are_used]

@@ -53,11 +53,11 @@ def chunk_document(text: str, tokenizer: Any, tokens: int, shortest: int, tokeni
 class Chunker:
     """Cuts documents into chunks of ``tokens`` tokens.
 
-    Special-token strings in a text are encoded as text, nothing is added in front. A byte-level token can hold part of a
-    character; a boundary then moves back to the last token that ends with a character, and the chunk, up to three tokens
-    shorter, still counts as full. Where no such token exists inside a chunk it is extended to the next one and not kept.
-    The last chunk of a document is kept from ``shortest`` tokens on. All chunks of a document, kept or not, joined, are
-    its text.
+    Special-token strings in a text are encoded as text, nothing is added in front. A byte-level token can hold part
+    of a character; a boundary then moves back to the last token that ends with a character, and the chunk, up to three
+    tokens shorter, still counts as full. Where no token inside a chunk does, it is extended to the next one that does
+    and not kept. The last chunk of a document is kept from ``shortest`` tokens on. All chunks of a document, kept or
+    not, joined, are its text.
 
     Args:
         tokenizer: fast Hugging Face tokenizer, or ``tokenizers.Tokenizer``; not changed.
@@ -72,7 +72,7 @@ class Chunker:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
-        self._tokenizer.post_processor = None  # type: ignore[assignment]  # it trims spaces from offsets
+        self._tokenizer.post_processor = None  # it trims spaces from offsets
         self._tokenizer_id = tokenizer_id
         self._size = tokens
         self._shortest = shortest
@@ -126,10 +126,10 @@ class Chunker:
         return xxhash.xxh3_128_hexdigest(content)
 
     def _first_token_bytes(self, encoding: Encoding, first: int, text: str, begin: int) -> int:
-        """Bytes of a token that starts a chunk: of its characters, or of its part of one that it shares with the next."""
+        """Bytes of a chunk's first token: of its characters, or of its part of one that it shares with the next."""
         end = _span(encoding, first)[1]
         if first + 1 < len(encoding) and _span(encoding, first + 1)[0] < end:
-            token = self._tokenizer.id_to_token(encoding.ids[first])
+            token = encoding.tokens[first]
             return 1 if token.startswith("<0x") else len(token)  # in byte-level vocabularies a letter is a byte
         return len(text[begin:end].encode())
 

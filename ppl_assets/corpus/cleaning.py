@@ -29,8 +29,8 @@ def normalize(text: str) -> str:
     """The normal form in which a text is hashed, chunked and trained on; applying it twice changes nothing.
 
     In order: lone surrogates become U+FFFD; every kind of line end becomes a newline; control characters other than
-    newline and tab, and byte order marks, are dropped; Unicode NFC; spaces at line ends go; more than two blank lines in
-    a row become two; white space around the whole text goes. Indentation and everything inside a line stay.
+    newline and tab, and byte order marks, are dropped; Unicode NFC; spaces at line ends go; more than two blank lines
+    in a row become two; white space around the whole text goes. Indentation and everything inside a line stay.
     """
     text = _SURROGATE.sub("\ufffd", text)
     text = _LINE_ENDS.sub("\n", text)

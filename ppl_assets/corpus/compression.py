@@ -61,12 +61,12 @@ def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
 
 def _decompressed(raw: BinaryIO, compression: str) -> BinaryIO:
     if compression == "gzip":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+        return cast("BinaryIO", gzip.GzipFile(fileobj=raw))
     if compression == "zstd":
-        return cast(BinaryIO, io.BufferedReader(_ZstdFrames(raw), 1 << 17))
+        return cast("BinaryIO", io.BufferedReader(_ZstdFrames(raw), 1 << 17))
     if compression == "bz2":
-        return cast(BinaryIO, bz2.BZ2File(raw))
-    return cast(BinaryIO, lzma.LZMAFile(raw)) if compression == "xz" else raw
+        return cast("BinaryIO", bz2.BZ2File(raw))
+    return cast("BinaryIO", lzma.LZMAFile(raw)) if compression == "xz" else raw
 
 
 class _ZstdFrames(io.RawIOBase):

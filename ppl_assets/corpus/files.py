@@ -20,8 +20,8 @@ from ppl_assets.study import CorpusSection
 
 READ_BYTES = 1 << 20
 VERSIONED_SETTINGS = ("role", "format", "text_field", "id_field", "sample", "max_characters")
-"""Settings that change which documents come out of the same files. ``include``, ``exclude`` and ``path`` act through the
-list of files, ``on_bad_row`` decides only between all rows and an error."""
+"""Settings that change which documents come out of the same files. ``include``, ``exclude`` and ``path`` act through
+the list of files, ``on_bad_row`` decides only between all rows and an error."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SourceFile:
     def open(self) -> BinaryIO:
         """Open for binary reading, still compressed."""
         if "://" in self.url:
-            return cast(BinaryIO, fsspec.open(self.url, "rb").open())
+            return cast("BinaryIO", fsspec.open(self.url, "rb").open())
         return Path(self.url).open("rb")
 
 
@@ -49,12 +49,12 @@ def list_files(settings: CorpusSection, *, bucket: int = 0) -> list[SourceFile]:
     """The files of a corpus, or of one bucket of it, sorted by relative name.
 
     Folders are read to the bottom; hidden files and folders, ``__pycache__`` and ``*.pyc`` are left out. Links to files
-    are read, links to folders are not entered, so a loop cannot be walked. Where ``path`` is a list, relative names start
-    with the last part of their location (``~2`` is added where two locations end alike), so equal names stay apart; a
-    file reached by two locations is read once.
+    are read, links to folders are not entered, so a loop cannot be walked. Where ``path`` names several locations,
+    relative names start with the last part of theirs (``~2`` is added where two locations end alike), so equal names
+    stay apart; a file reached by two locations is read once.
 
-    Patterns of ``include`` and ``exclude`` are matched against the name inside the location. One with a slash matches the
-    whole name: ``*`` stays within a folder, ``**`` crosses them, ``stats/`` is ``stats/**``. One without a slash
+    Patterns of ``include`` and ``exclude`` are matched against the name inside the location. One with a slash matches
+    the whole name: ``*`` stays within a folder, ``**`` crosses them, ``stats/`` is ``stats/**``. One without a slash
     (``*.py``, ``tests``) matches the name of the file or of any folder above it. ``**`` matches everything.
 
     Raises:
@@ -83,8 +83,8 @@ def bucket_of(relative: str, buckets: int) -> int:
 def corpus_version(settings: CorpusSection, bucket: int = 0) -> str:
     """Digest of what a corpus, or one bucket of it, says: 32 hexadecimal digits.
 
-    Covers name and content of every file and the settings that decide which documents come out (``VERSIONED_SETTINGS``).
-    Reads every byte, in constant memory; modification times do not count.
+    Covers name and content of every file and the settings that decide which documents come out
+    (``VERSIONED_SETTINGS``). Reads every byte, in constant memory; modification times do not count.
 
     Raises:
         CorpusError: there is nothing to read.
@@ -216,5 +216,5 @@ def _expression(pattern: str) -> str:
 
 
 def _readable(name: str) -> str:
-    """A file name as valid Unicode: bytes that are not UTF-8 on disk become ``\\udcXX`` escapes."""
+    """A file name as valid Unicode: bytes that are not UTF-8 on disk are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,8 +1,8 @@
 """Keep test text out of what may be trained on: near-duplicates of test documents, and pieces of them inside others.
 
-A near-duplicate is a whole document like a test document (MinHash). A test document quoted inside a longer one has a low
-Jaccard similarity and is not seen that way; for it the share of word 13-grams is measured, as in the decontamination of
-GPT-3 (Brown et al. 2020, appendix C).
+A near-duplicate is a whole document like a test document (MinHash). A test document quoted inside a longer one has a
+low Jaccard similarity and is not seen that way; for it the share of word 13-grams is measured, as in the
+decontamination of GPT-3 (Brown et al. 2020, appendix C).
 """
 
 from collections.abc import Iterable, Iterator
@@ -55,7 +55,7 @@ class Violation:
 class TestGuard:
     """Knows the test documents, as hashes, signatures and n-grams, and recognizes them in other texts.
 
-    Built from the normalized texts of all test documents (and of general ones, to keep forgetting honest). Test documents
+    Built from the texts of all test documents (and of general ones, to keep forgetting honest). Test documents
     shorter than 13 words have no n-gram: they are recognized as whole documents only.
     """
 

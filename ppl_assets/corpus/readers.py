@@ -41,8 +41,8 @@ def read_documents(
     """Every document of some files, and every row that cannot be one.
 
     A document's id is ``CORPUS:FILE:POSITION``, or ``CORPUS:FILE:ID`` where ``id_field`` is set (a repeated id gets
-    ``#POSITION``): it does not change when files are added. ``sample`` keeps an id by its hash; without ``id_field`` that
-    is decided before a row is decoded or a file opened, and rows left out are not checked.
+    ``#POSITION``): it does not change when files are added. ``sample`` keeps an id by its hash; without ``id_field``
+    that is decided before a row is decoded or a file opened, and rows left out are not checked.
 
     Memory: one row. A JSON line may take 6 bytes a character of ``max_characters`` and 64 KiB more (an escape is six
     bytes); a longer one is passed over, not loaded. With ``id_field``, 8 bytes hash a row of one file are held as well.
@@ -85,7 +85,9 @@ def is_sampled(doc_id: str, share: float) -> bool:
 def _fail_if_asked(file: SourceFile, row: RejectedRow, settings: CorpusSection) -> None:
     if settings.on_bad_row == "fail" and row.reason != "empty":
         place = file.url if row.position is None else f"{file.url}, line or row {row.position}"
-        raise BadRow(f"{place}: {row.reason}: {row.detail} Correct it, or set on_bad_row = 'skip' to count and skip it.")
+        raise BadRow(
+            f"{place}: {row.reason}: {row.detail} Correct it, or set on_bad_row = 'skip' to count and skip it."
+        )
 
 
 class _Ids:

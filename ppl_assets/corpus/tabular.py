@@ -20,7 +20,7 @@ PARQUET_ROWS = 256
 
 
 def line_bytes(limit: int) -> int:
-    """Longest line read for a text of ``limit`` characters: an escaped character takes six bytes, other fields 64 KiB."""
+    """Longest line read for a text of ``limit`` characters: six bytes an escaped character, 64 KiB for other fields."""
     return 6 * limit + (1 << 16)
 
 
@@ -46,7 +46,7 @@ def jsonl_rows(file: SourceFile, plan: Plan) -> Iterator[Row | RejectedRow]:
                 yield plan.over_long(file.relative, position, f"A line of more than {longest:,} bytes")
                 continue
             if position == 1:
-                line = line.removeprefix(BOM)  # noqa: PLW2901  # only the first line can start with a byte order mark
+                line = line.removeprefix(BOM)  # only the first line can start with a byte order mark
             if not line.isspace() and line and not plan.skips(position):
                 yield _json_row(file, plan, position, line)
 
@@ -60,7 +60,9 @@ def _json_row(file: SourceFile, plan: Plan, position: int, line: bytes) -> Row |
         return RejectedRow(file.relative, position, "invalid_json", f"The line is not JSON: {error}.")
     field = plan.settings.text_field
     if not isinstance(record, dict) or field not in record:
-        given = ", ".join(list(record)[:20]) if isinstance(record, dict) else f"a {type(record).__name__}, not an object"
+        given = (
+            ", ".join(list(record)[:20]) if isinstance(record, dict) else f"a {type(record).__name__}, not an object"
+        )
         return RejectedRow(file.relative, position, "missing_field", f"No field {field!r}; the line has {given}.")
     return plan.check(file.relative, position, record[field], record.get(plan.settings.id_field))
 
@@ -166,7 +168,9 @@ def parquet_rows(file: SourceFile, plan: Plan) -> Iterator[Row | RejectedRow]:
     """
     with file.open() as stream:
         if compression := compression_of(stream.read(10)):
-            raise CorpusError(f"{file.url} is Parquet inside {compression}, which cannot be read in parts; decompress it.")
+            raise CorpusError(
+                f"{file.url} is Parquet inside {compression}, which cannot be read in parts; decompress it."
+            )
         stream.seek(0)
         try:
             yield from _parquet_rows(file, plan, stream)

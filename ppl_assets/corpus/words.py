@@ -17,7 +17,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 def word_hashes(text: str) -> Hashes:
     """Hashes of the words of a text in order, uint64 of shape (words,); case and punctuation do not count."""
-    words = _WORD.findall(text.lower())
+    words = [word.encode() for word in _WORD.findall(text.lower())]
     return np.fromiter(map(xxhash.xxh3_64_intdigest, words), np.uint64, len(words))
 
 

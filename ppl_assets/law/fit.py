@@ -211,7 +211,7 @@ def _residuals(columns: FloatArray, c: FloatArray, floor: float, used: Observati
 
 
 def _aicc(mean_square: float, n: int, k: int) -> float:
-    """n ln(SSE/n) + 2k + 2k(k+1)/(n-k-1), k counting E, the coefficients and the variance."""
+    """AICc = n ln(SSE/n) + 2k + 2k(k+1)/(n-k-1), k counting E, the coefficients and the variance."""
     if n - k - 1 <= 0:
         return float("inf")
     return float(n * np.log(max(mean_square, 1e-30)) + 2 * k + 2 * k * (k + 1) / (n - k - 1))

@@ -90,16 +90,16 @@ class Link:
     anchored: bool
 
     def response(self, loss: FloatArray, floor: FloatArray, base_loss: float) -> FloatArray:
-        """y of a loss: -ln(L - E), or ln((L0 - L) / (L - E)). Shapes broadcast."""
+        """Response y of a loss: -ln(L - E), or ln((L0 - L) / (L - E)). Shapes broadcast."""
         gap = np.log(loss - floor)
         return np.log(base_loss - loss) - gap if self.anchored else -gap
 
     def share(self, y: FloatArray) -> FloatArray:
-        """h(y): exp(-y), or 1 / (1 + exp(y))."""
+        """Falling part h of the loss: exp(-y), or 1 / (1 + exp(y))."""
         return expit(-y) if self.anchored else np.exp(-np.clip(y, -300.0, 300.0))
 
     def scale(self, floor: FloatArray, base_loss: float) -> FloatArray:
-        """scale(E): 1, or L0 - E."""
+        """What h is multiplied by: 1, or L0 - E."""
         return base_loss - floor if self.anchored else np.ones_like(floor)
 
     def loss(self, y: FloatArray, floor: FloatArray, base_loss: float) -> FloatArray:

@@ -57,7 +57,9 @@ class Observations:
         if len(set(lengths.values())) != 1:
             raise ObservationError(f"lengths differ: {lengths}; give one value of each for every point")
         if not (np.isfinite(self.base_loss) and self.base_loss > 0):
-            raise ObservationError(f"base_loss = {self.base_loss}: give the base model's test loss, finite and positive")
+            raise ObservationError(
+                f"base_loss = {self.base_loss}: give the base model's test loss, finite and positive"
+            )
 
     def __len__(self) -> int:
         return len(self.loss)

@@ -1,9 +1,9 @@
 """The engine: profile the floor E, solve the rest by least squares, polish both; many data sets at once.
 
-Minimizes sum_i m_i (ln L_i - ln Lhat_i)^2 over E in [0, min L) and c, Lhat = link(X c, E). Given E the problem is linear
-in y with weights (dL/dy / L)^2 at the observed loss, which makes a residual of y a residual of ln L to first order:
-((L - E) / L)^2 for the paper's link, ((L - E)(L0 - L) / ((L0 - E) L))^2 for the anchored one. The last step is
-Levenberg-Marquardt on (E, c) with the exact residual.
+Minimizes sum_i m_i (ln L_i - ln Lhat_i)^2 over E in [0, min L) and c, Lhat = link(X c, E). Given E it is linear in y,
+with weights (dL/dy / L)^2 at the observed loss, which make a residual of y a residual of ln L to first order:
+((L - E) / L)^2 for the paper's link, ((L - E)(L0 - L) / ((L0 - E) L))^2 for the anchored one. Gauss-Newton steps at the
+fitted losses make the profile exact; the last step is Levenberg-Marquardt on (E, c) together.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ GRID = 40
 NEAREST = 1e-6
 """Least (min L - E) / min L tried: nearer, one point decides the fit."""
 
-ZOOM = 9
+ZOOM, ZOOM_ROUNDS = 9, 2
 INNER_STEPS = 3
 POLISH_STEPS = 60
 CHUNK = 256
@@ -154,18 +154,16 @@ class _Problem:
 def _profile(problem: _Problem) -> tuple[FloatArray, FloatArray]:
     """Best floor [R] of a grid in ln(min L - E) zoomed twice, with its coefficients [R, p]."""
     rows = np.arange(len(problem.loss))
-    depth = np.linspace(0.0, np.log(NEAREST), GRID)
-    step = abs(depth[1])
-    points = np.repeat(depth[None], len(rows), axis=0)
-    for width in (0, ZOOM, ZOOM):
-        if width:
-            offsets = np.linspace(-step, step, width)
-            points = np.clip(at[:, None] + offsets, np.log(NEAREST), 0.0)
-            step = offsets[1] - offsets[0]
+    offsets = np.linspace(0.0, np.log(NEAREST), GRID)
+    step, at = abs(float(offsets[1])), np.zeros(len(rows))
+    for _ in range(1 + ZOOM_ROUNDS):
+        points = np.clip(at[:, None] + offsets, np.log(NEAREST), 0.0)
         floor = problem.top[:, None] * -np.expm1(points)
         coefficients, objective = problem.inner(floor)
         best = objective.argmin(axis=1)
         at = points[rows, best]
+        offsets = np.linspace(-step, step, ZOOM)
+        step = float(offsets[1] - offsets[0])
     return floor[rows, best], coefficients[rows, best]
 
 

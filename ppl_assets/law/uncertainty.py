@@ -1,4 +1,4 @@
-"""How sure a fitted law is: leave-one-run-out errors, run-level bootstrap, delta-method intervals, Akaike weights.
+"""How sure a fitted law is: run-level bootstrap, delta-method intervals, the surface's significance, Akaike weights.
 
 Points of one run share subset, seed and order, so the unit of everything here is the run, never the point.
 """
@@ -9,107 +9,13 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from ppl_assets.law.fit import LawFit, fit, refusal
-from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind, design
-from ppl_assets.law.observations import FloatArray, LabelArray, Observations
+from ppl_assets.law.fit import LawFit, fit
+from ppl_assets.law.forms import FORMS, LinkName, design
+from ppl_assets.law.observations import FloatArray, Observations
 from ppl_assets.law.profile import solve
 
 Interval = tuple[float, float]
 Scheme = Literal["exchange", "pairs"]
-
-@dataclass(frozen=True, eq=False)
-class LeaveOneRunOut:
-    """Errors of predicting each run from a fit of all others.
-
-    Attributes:
-        run: [n] run of each point.
-        tokens: [n] tokens of each point.
-        observed: [n] loss, nats a token.
-        predicted: [n] loss predicted without the point's run; nan where the rest could not be fitted.
-    """
-
-    run: LabelArray
-    tokens: FloatArray
-    observed: FloatArray
-    predicted: FloatArray
-
-    @property
-    def errors(self) -> FloatArray:
-        """[n] relative error, predicted / observed - 1."""
-        return self.predicted / self.observed - 1.0
-
-    @property
-    def by_run(self) -> FloatArray:
-        """[R] root mean square relative error of each run, in the order of its sorted labels."""
-        index = np.unique(self.run, return_inverse=True)[1].reshape(-1)
-        return np.sqrt(np.bincount(index, self.errors**2) / np.bincount(index))
-
-    @property
-    def median_pct(self) -> float:
-        """Median absolute error over points, % of loss."""
-        return self.quantile_pct(0.5)
-
-    @property
-    def p90_pct(self) -> float:
-        """Its 90th percentile."""
-        return self.quantile_pct(0.9)
-
-    @property
-    def max_pct(self) -> float:
-        """Its maximum."""
-        return self.quantile_pct(1.0)
-
-    def quantile_pct(self, share: float) -> float:
-        """A quantile of the absolute error over points, % of loss; nan where nothing was predicted."""
-        known = np.abs(self.errors[np.isfinite(self.errors)])
-        return 100.0 * float(np.quantile(known, share)) if len(known) else float("nan")
-
-    @property
-    def pairwise_accuracy(self) -> float:
-        """Share of pairs of runs whose last losses are ordered as predicted; 0.5 is a coin."""
-        last = _last_points(self.run, self.tokens)
-        return pairwise_accuracy(self.observed[last], self.predicted[last])
-
-
-def leave_one_run_out(
-    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
-) -> LeaveOneRunOut:
-    """Predict every run from a converged fit of all other runs.
-
-    Points with L >= L0 are left out for the anchored link, as in ``fit``. Where the other runs are too few for the
-    form, the errors are nan.
-    """
-    shape, how = FORMS[form], LINKS[link]
-    used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
-    index, runs = used.run_index, used.runs
-    predicted = np.full(len(used), np.nan)
-    feasible = [not refusal(used.without_run(r), shape) for r in runs] if len(runs) > 1 else []
-    kept = np.flatnonzero(feasible)
-    if len(kept):
-        columns = design(shape, how, used.mu, used.sigma, used.tokens, sigma_kind)
-        counts = (index[None] != kept[:, None]).astype(float)
-        found = solve(columns, np.repeat(used.loss[None], len(kept), 0), counts, how, used.base_loss)
-        losses = how.loss(found.coefficients @ columns.T, found.floor[:, None], used.base_loss)
-        for row, left_out in enumerate(kept):
-            predicted[index == left_out] = losses[row, index == left_out]
-    return LeaveOneRunOut(used.run, used.tokens, used.loss, predicted)
-
-
-def pairwise_accuracy(observed: FloatArray, predicted: FloatArray) -> float:
-    """Share of pairs [n(n-1)/2] that both arrays order alike; nan for fewer than two known values."""
-    known = np.isfinite(predicted)
-    a, b = observed[known], predicted[known]
-    i, j = np.triu_indices(len(a), 1)
-    return float(np.mean(np.sign(a[i] - a[j]) == np.sign(b[i] - b[j]))) if len(i) else float("nan")
-
-
-def rank_correlation(observed: FloatArray, predicted: FloatArray) -> float:
-    """Spearman's rank correlation of observed and predicted losses."""
-    return float(stats.spearmanr(observed, predicted).statistic)
-
-
-def _last_points(run: LabelArray, tokens: FloatArray) -> list[int]:
-    return [int(np.flatnonzero(run == label)[np.argmax(tokens[run == label])]) for label in np.unique(run)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,22 +201,23 @@ def delta_interval(
 def effect_p_value(base: LawFit, tokens_only: LawFit) -> float:
     """Chance of a surface this good where the loss depends on tokens only: F test on run-mean residuals of ln L.
 
-    F = ((S0 - S1) / k) / (S1 / (R - 1 - k)), S the sum over R runs of (points x squared mean residual), k surface
+    F = ((S0 - S1) / k) / (S1 / (R - 1 - k)), S the sum over points of their run's squared mean residual, k surface
     coefficients. By run, because points of one run share their noise. Returns 1 without freedom to tell.
     """
     runs, k = base.runs, len(base.surface_coefficients)
     freedom = runs - 1 - k
     if k == 0 or freedom < 1 or not tokens_only.is_usable:
         return 1.0
-    without, with_surface = _between_runs(tokens_only), _between_runs(base)
+    without, with_surface = base.points * between_runs(tokens_only) ** 2, base.points * between_runs(base) ** 2
     if without <= with_surface:
         return 1.0
     return float(stats.f.sf((without - with_surface) / k / max(with_surface / freedom, 1e-300), k, freedom))
 
 
-def _between_runs(base: LawFit) -> float:
-    index = base.observations.run_index
-    return float((np.bincount(index, base.residuals) ** 2 / np.bincount(index)).sum())
+def between_runs(base: LawFit) -> float:
+    """Root mean square over points of their run's mean residual of ln L."""
+    means, _ = _run_means(base)
+    return float(np.sqrt(np.mean(means[base.observations.run_index] ** 2)))
 
 
 def akaike_weights(aicc: FloatArray) -> FloatArray:

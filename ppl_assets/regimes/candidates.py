@@ -47,9 +47,13 @@ class Candidates:
             raise SelectionError("there are no candidate chunks; score a corpus before drawing subsets from it")
         bad = int(np.count_nonzero(~(np.isfinite(self.ppl) & (self.ppl > 0))))
         if bad:
-            raise SelectionError(f"{bad} of {self.count} perplexities are not finite and positive; set these chunks aside first")
+            raise SelectionError(
+                f"{bad} of {self.count} perplexities are not finite and positive; set these chunks aside first"
+            )
         if self.tokens.min() < 1:
-            raise SelectionError(f"the shortest chunk has {self.tokens.min()} tokens; every candidate needs at least one")
+            raise SelectionError(
+                f"the shortest chunk has {self.tokens.min()} tokens; every candidate needs at least one"
+            )
 
     @property
     def count(self) -> int:

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, SelectionError
+from ppl_assets.regimes.quotas import at_budget, fill_budget, stratified
 from ppl_assets.regimes.reachable import ReachableRegion, budget_reaching
 from ppl_assets.regimes.swaps import refine
 from ppl_assets.regimes.tilt import Bins, Tilt, solve_tilt
 
 SAFE_MARGIN = 0.02
-"""An unreachable target is replaced by the nearest point this far inside: on the boundary nothing is left to choose."""
+"""An unreachable target is replaced by the nearest point this far inside: nothing is left to choose on the boundary."""
+
+DOMINANT_SHARES = (1 / 64, 1 / 16, 1 / 4)
+LEAST_DOMINANT = 4.0
+"""Chunks that alone would hold more than a share of the subset's variance, beyond LEAST_DOMINANT deviations, are left
+out where the target is reachable without them: the probabilities are averages, and such a chunk is in or out."""
 
 STRATUM_CHUNKS = 16
 """Least chunks a stratum: fewer would leave nothing for the hash to choose."""
@@ -112,13 +118,15 @@ def draw_tilt(candidates: Candidates, target: Target, *, seed: int) -> Drawn:
     if target.tokens >= candidates.total_tokens:
         return describe(candidates, np.argsort(draws), target, status="all")
     if candidates.is_constant:
-        return describe(candidates, fill_budget(candidates, np.argsort(draws), target.tokens), target, status="constant")
+        return describe(
+            candidates, fill_budget(candidates, np.argsort(draws), target.tokens), target, status="constant"
+        )
     if target.tokens < 2 * candidates.shortest:
         by_distance = np.lexsort((draws, np.abs(candidates.ppl - target.mu)))
         fitting = by_distance[candidates.tokens[by_distance] <= target.tokens][:1]
         return describe(candidates, fitting, target, status="single")
     mean_length = candidates.total_tokens / candidates.count
-    budget = target.tokens - target.tokens % candidates.longest if candidates.shortest == candidates.longest else target.tokens
+    budget = _whole_chunks(candidates, target.tokens)
     region = ReachableRegion.at_share(candidates, budget)
     aim_mu, aim_sigma = target.mu, target.sigma
     if not region.contains(aim_mu, aim_sigma):
@@ -128,9 +136,12 @@ def draw_tilt(candidates: Candidates, target: Target, *, seed: int) -> Drawn:
             f"no subset of {target.tokens} tokens near mean {target.mu:.6g} has any spread: "
             "almost all candidates share one perplexity; check the scores"
         )
-    bins = Bins.of(candidates, aim_mu, aim_sigma)
+    pool = _without_dominant(candidates, (aim_mu, aim_sigma), budget)
+    allowed = candidates.take(pool)
+    bins = Bins.of(allowed, aim_mu, aim_sigma)
     tilt = solve_tilt(bins, budget / mean_length, budget)
-    index, swaps, certain = _members(candidates, bins, tilt, (aim_mu, aim_sigma), draws, budget)
+    index, swaps, certain = _members(allowed, bins, tilt, (aim_mu, aim_sigma), draws[pool], budget)
+    index = pool[index]
     status = "tilt" if tilt.is_solved else "tilt_boundary"
     return describe(
         candidates,
@@ -144,6 +155,26 @@ def draw_tilt(candidates: Candidates, target: Target, *, seed: int) -> Drawn:
     )
 
 
+def _whole_chunks(candidates: Candidates, tokens: int) -> int:
+    """The budget in whole chunks where all are equally long, else as given."""
+    return tokens - tokens % candidates.longest if candidates.shortest == candidates.longest else tokens
+
+
+def _without_dominant(candidates: Candidates, aim: tuple[float, float], budget: int) -> IntArray:
+    """Positions of the chunks that may be drawn: without those of the smallest share that can be spared."""
+    distance = np.abs(candidates.ppl - aim[0]) / aim[1]
+    chunks = candidates.count * budget / candidates.total_tokens
+    for share in DOMINANT_SHARES:
+        limit = max(math.sqrt(share * chunks), LEAST_DOMINANT)
+        kept = np.flatnonzero(distance <= limit)
+        if kept.size == candidates.count:
+            break
+        rest = candidates.take(kept)
+        if rest.total_tokens > budget and ReachableRegion.at_share(rest, budget).contains(*aim, SAFE_MARGIN):
+            return kept
+    return np.arange(candidates.count)
+
+
 def _members(
     candidates: Candidates, bins: Bins, tilt: Tilt, aim: tuple[float, float], draws: FloatArray, budget: int
 ) -> tuple[IntArray, int, float]:
@@ -153,10 +184,10 @@ def _members(
     # Pareto sampling (Rosen 1997): the smallest odds ratios of draw to probability have nearly these probabilities.
     priority = np.log(draws / (1 - draws)) - np.log(inclusion / (1 - inclusion))[places]
     begun = np.cumsum(bins.chunks) - bins.chunks
-    _, stratum = np.unique(begun // STRATUM_CHUNKS, return_inverse=True)
+    stratum = np.unique(begun // STRATUM_CHUNKS, return_inverse=True)[1].astype(np.int64)
     expected = np.bincount(stratum, weights=bins.chunks * tilt.inclusion)
     chosen = stratified(stratum[places], expected, priority, offset=float(draws.min() * draws.size % 1.0))
-    chosen = _at_budget(candidates.tokens, chosen, priority, budget)
+    chosen = at_budget(candidates.tokens, chosen, priority, budget)
     # Marginal chunks come first, so that exchanges touch what a slightly other budget would have touched too.
     inner, outer = np.flatnonzero(chosen), np.flatnonzero(~chosen)
     inner, outer = inner[np.argsort(-priority[inner])], outer[np.argsort(priority[outer])]
@@ -164,53 +195,6 @@ def _members(
     split = refine(u, candidates.tokens, inner, outer, window=(budget - candidates.longest, budget))
     certain = float(np.mean(tilt.inclusion[places[split.inner]] > 0.99))
     return split.inner, split.swaps, certain
-
-
-def stratified(stratum: IntArray, expected: FloatArray, priority: FloatArray, *, offset: float) -> np.ndarray:
-    """Choose chunks by quotas that follow the expected numbers within one, and by the smallest priority in a stratum.
-
-    Args:
-        stratum: int [N], stratum of each chunk.
-        expected: float [S], expected members of each stratum; at most its size.
-        priority: float [N].
-        offset: start of the cumulative rounding, in [0, 1).
-
-    Returns:
-        bool [N].
-    """
-    total = round(float(expected.sum()))
-    ends = np.minimum(np.floor(np.cumsum(expected) + offset + 1e-9), total)
-    ends[-1] = total
-    quotas = np.diff(ends, prepend=0).astype(np.int64)
-    # One sort of 64-bit words, stratum above and priority below, is four times faster than a two-key sort at 10^7.
-    scaled = np.clip((priority + 72.0) / 144.0, 0.0, 1 - 2.0**-52)
-    word = (stratum.astype(np.uint64) << np.uint64(50)) | (scaled * 2.0**50).astype(np.uint64)
-    order = np.argsort(word, kind="stable")
-    sizes = np.bincount(stratum, minlength=expected.size)
-    place = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.zeros(order.size, bool)
-    chosen[order[place < np.repeat(quotas, sizes)]] = True
-    return chosen
-
-
-def _at_budget(tokens: IntArray, chosen: np.ndarray, priority: FloatArray, budget: int) -> np.ndarray:
-    """Remove the least or add the most wanted chunks until the tokens are within one chunk below the budget."""
-    total = int(tokens[chosen].sum())
-    if total > budget:
-        leaving = np.flatnonzero(chosen)
-        leaving = leaving[np.argsort(-priority[leaving])]
-        gone = np.cumsum(tokens[leaving])
-        chosen[leaving[: int(np.searchsorted(gone, total - budget)) + 1]] = False
-    else:
-        coming = np.flatnonzero(~chosen)
-        coming = coming[np.argsort(priority[coming])]
-        chosen[coming[np.cumsum(tokens[coming]) <= budget - total]] = True
-    return chosen
-
-
-def fill_budget(candidates: Candidates, order: IntArray, budget: int) -> IntArray:
-    """The first chunks of an order of positions that fit into the budget together."""
-    return order[: int(np.searchsorted(np.cumsum(candidates.tokens[order]), budget, side="right"))]
 
 
 def require_budget(candidates: Candidates, tokens: int) -> None:

@@ -14,8 +14,10 @@ ALL_PAIRS = 1 << 19
 """Up to this many pairs are all compared; beyond it, pools of POOL by POOL."""
 
 POOL = 512
-EXTREMES = 64
-"""Part of a pool that is taken by distance from the mean: heavy tails are decided by a few chunks."""
+EXTREMES = 192
+FAR_RANKS = 16_384
+"""Part of a pool that is taken by distance from the mean, at log-spaced ranks among the FAR_RANKS farthest: a heavy tail
+is decided by a few chunks, and the body cannot make up for them."""
 
 GOOD_ENOUGH = 1e-15
 IDLE_POOLS = 6
@@ -96,8 +98,7 @@ def refine(
     if inner.size == 0 or outer.size == 0:
         return split
     best = split = _descend(u, tokens, split, window, rounds)
-    is_small = inner.size * outer.size <= ALL_PAIRS
-    for kick in range(KICKS if is_small else 0):
+    for kick in range(KICKS):
         if best.sums.objective <= KICK_ABOVE:
             break
         split = _descend(u, tokens, _kicked(u, tokens, best, kick, window), window, 40)
@@ -178,9 +179,12 @@ def _kicked(u: FloatArray, tokens: IntArray, split: Split, kick: int, window: tu
 
 
 def _extremes(u: FloatArray) -> IntArray:
-    """Places of the members farthest from the mean."""
-    wanted = min(EXTREMES, u.size)
-    return np.sort(np.argpartition(-np.abs(u), wanted - 1)[:wanted]).astype(np.int64)
+    """Places of members far from the mean, at ranks that thin out: the farthest all, then fewer and fewer."""
+    wanted = min(FAR_RANKS, u.size)
+    farthest = np.argpartition(-np.abs(u), wanted - 1)[:wanted]
+    farthest = farthest[np.argsort(-np.abs(u[farthest]), kind="stable")]
+    ranks = np.unique(np.geomspace(1, wanted, EXTREMES).astype(np.int64) - 1)
+    return farthest[ranks].astype(np.int64)
 
 
 def _pool(size: int, far: IntArray | None, number: int) -> IntArray:

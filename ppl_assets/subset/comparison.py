@@ -5,7 +5,7 @@ Belongs here: the statistics of trained strategies and their wording. Does not b
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -175,15 +175,15 @@ def headline(
     mean = float(np.mean(list(mine.values())))
     if random is None:
         verdict: Verdict = "no_random"
-        first = (
-            f"{size} is not compared with random yet: no seed was trained on both. "
-            f"Its own test loss is {mean:.3f} nats a token."
-        )
+        first = [
+            f"{size} is not compared with random yet: no seed was trained on both.",
+            f"Its own test loss is {mean:.3f} nats a token.",
+        ]
     else:
         verdict = _verdict(random.difference)
         first = _against_random(size, random, verdict)
     sentences = [
-        first,
+        *first,
         *_scale(trained_tokens, selected_tokens),
         *_against_matched(gains),
         *_best_rival(gains),
@@ -219,35 +219,38 @@ def interval_text(difference: Difference) -> str:
     if difference.n == 1:
         return "one seed, so no interval"
     zero = "" if difference.excludes_zero else ", which includes zero"
-    level = f"{100 * difference.confidence:g} % interval"
+    level = f"{100 * difference.confidence:g}\N{NO-BREAK SPACE}% interval"
     return f"{level} {nats(difference.low)} to {nats(difference.high)}{zero}, {difference.n} paired seeds"
 
 
 def _amount(gain: Gain) -> str:
-    """How far the selection's loss lies below or above the rival's."""
-    mean = gain.difference.mean
-    if mean == 0:
-        return f"no difference ({interval_text(gain.difference)})"
-    side = "lower" if mean > 0 else "higher"
-    note = "" if mean > 0 else " for the gain"
-    return f"{nats(abs(mean))} {side} ({interval_text(gain.difference)}{note if gain.difference.n > 1 else ''})"
+    """How far the selection's loss lies below or above the rival's; the interval has the same direction."""
+    d = gain.difference
+    if d.mean > 0:
+        return f"{nats(d.mean)} lower ({interval_text(d)})"
+    if d.mean == 0:
+        return f"no difference ({interval_text(d)})"
+    mirrored = replace(d, mean=-d.mean, low=-d.high, high=-d.low)
+    return f"{nats(mirrored.mean)} higher ({interval_text(mirrored)})"
 
 
-def _against_random(size: str, gain: Gain, verdict: Verdict) -> str:
-    """The first sentence, once both were trained."""
-    facts = f"test loss {gain.selected_loss:.3f} against {gain.rival_loss:.3f} nats a token, {_amount(gain)}"
+def _against_random(size: str, gain: Gain, verdict: Verdict) -> list[str]:
+    """The first two sentences, once both were trained: the verdict, then the figures."""
+    facts = f"Test loss is {gain.selected_loss:.3f} against {gain.rival_loss:.3f} nats a token: {_amount(gain)}"
     ahead = gain.difference.mean > 0
-    if verdict == "better":
-        return f"{size} beats random: {facts}; the difference is sure."
-    if verdict == "worse":
-        return f"{size} does not beat random, it is worse: {facts}; the difference is sure."
-    if verdict == "single_seed":
-        if ahead:
-            return f"{size} is ahead of random in the only seed trained, which proves nothing: {facts}."
-        return f"{size} does not beat random in the only seed trained: {facts}."
-    if ahead:
-        return f"{size} is not shown to beat random: {facts}; not sure, more seeds would tell."
-    return f"{size} does not beat random: {facts}; the difference is not sure."
+    match verdict:
+        case "better":
+            return [f"{size} beats random.", f"{facts}; the difference is sure."]
+        case "worse":
+            return [f"{size} does not beat random: it is worse.", f"{facts}; the difference is sure."]
+        case "single_seed" if ahead:
+            return [f"{size} is ahead of random in the only seed trained, which proves nothing.", f"{facts}."]
+        case "single_seed":
+            return [f"{size} does not beat random in the only seed trained.", f"{facts}."]
+        case _ if ahead:
+            return [f"{size} is not shown to beat random.", f"{facts}; not sure, more seeds would tell."]
+        case _:
+            return [f"{size} does not beat random.", f"{facts}; the difference is not sure."]
 
 
 def _scale(trained: int | None, selected: int) -> list[str]:

@@ -14,6 +14,11 @@ from pathlib import Path
 import polars as pl
 
 from ppl_assets.subset import plots
+from ppl_assets.subset.report_page import render, summarize
+
+__all__ = ["Finding", "Provenance", "ReportInput", "draw", "summarize", "write_report"]
+
+CURVE_SCHEMA = dict(zip(plots.CURVE_COLUMNS, (pl.String, pl.Float64, pl.Float64), strict=True))
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,91 @@ class ReportInput:
     curves: pl.DataFrame = field(default_factory=pl.DataFrame)
     residuals: pl.DataFrame = field(default_factory=pl.DataFrame)
     confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be one report.
+
+        Raises:
+            ValueError: not exactly one selection, or losses of several settings, which cannot be compared.
+        """
+        if len(self.selection) != 1:
+            raise ValueError(f"{len(self.selection)} selections were given; a report is about exactly one")
+        for name, losses in (("trial_losses", self.trial_losses), ("strategy_losses", self.strategy_losses)):
+            settings = sorted(losses["setting_id"].unique().to_list())
+            if len(settings) > 1:
+                raise ValueError(
+                    f"{name} mixes settings {', '.join(settings)}, whose losses cannot be compared; give one setting"
+                )
+
+
+def draw(data: ReportInput, size: plots.Size = "page") -> dict[str, bytes]:
+    """Every chart that the input allows, as PNG bytes by name; what is missing is left out.
+
+    Args:
+        data: the report's input.
+        size: page, or small for a phone and for Dagster metadata.
+    """
+    law = data.fitted_law.filter(pl.col("is_chosen"))
+    trained = data.trial_losses.filter(pl.col("tokens") > 0)
+    noise = law["noise_pct"].drop_nulls()
+    charts: dict[str, Callable[[], bytes]] = {}
+    if not data.histogram.filter(pl.col("scope") == "candidates", pl.col("chunks") > 0).is_empty():
+        charts["landscape"] = lambda: plots.landscape(
+            data.histogram, data.landscape, data.regimes, data.selection, size
+        )
+    if not trained.is_empty():
+        curves = data.curves if data.curves.width else pl.DataFrame(schema=CURVE_SCHEMA)
+        charts["trials"] = lambda: plots.loss_curves(data.trial_losses, curves, data.regimes, size)
+    if data.surface is not None:
+        surface = data.surface
+        charts["law"] = lambda: plots.law_surface(
+            surface, law, data.regimes, data.reachable, data.landscape, data.selection, size
+        )
+    if not data.residuals.is_empty():
+        charts["residuals"] = lambda: plots.residuals(data.residuals, float(noise[0]) if len(noise) else None, size)
+    if not plots.final_losses(data.strategy_losses).is_empty():
+        charts["strategies"] = lambda: plots.strategies(data.strategy_losses, data.confidence, size)
+    return {name: chart() for name, chart in charts.items()}
+
+
+def write_report(data: ReportInput, folder: Path) -> Path:
+    """Write ``index.html`` (self-contained) and ``plots/*.png``; the page is replaced last and in one step.
+
+    Args:
+        data: the report's input.
+        folder: where the report lies; made where missing. Charts of an earlier report that this one lacks are removed.
+
+    Returns:
+        Path of the page.
+    """
+    wide, narrow = draw(data), draw(data, "small")
+    images = {name: (_base64(wide[name]), _base64(narrow[name])) for name in wide}
+    page = render(data, images).encode("utf-8")
+    shelf = folder / "plots"
+    shelf.mkdir(parents=True, exist_ok=True)
+    files = {f"{name}.png": png for name, png in wide.items()} | {f"{n}-small.png": png for n, png in narrow.items()}
+    for name, png in files.items():
+        _replace(shelf / name, png)
+    _replace(folder / "index.html", page)
+    for old in shelf.glob("*.png"):
+        if old.name not in files:
+            old.unlink()
+    return folder / "index.html"
+
+
+def _base64(png: bytes) -> str:
+    """PNG bytes as text for a data URL."""
+    return base64.b64encode(png).decode("ascii")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

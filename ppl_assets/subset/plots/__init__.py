@@ -6,7 +6,7 @@ They draw on matplotlib's Agg canvas without pyplot; the look is in ``style``.
 from ppl_assets.subset.plots.curves import CURVE_COLUMNS, RESIDUAL_COLUMNS, loss_curves, residuals
 from ppl_assets.subset.plots.landscape import landscape
 from ppl_assets.subset.plots.strategies import base_losses, final_losses, strategies
-from ppl_assets.subset.plots.style import Size, as_markdown
+from ppl_assets.subset.plots.style import Size, as_markdown, perplexity_text, words
 from ppl_assets.subset.plots.surface import LawSurface, law_surface
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "landscape",
     "law_surface",
     "loss_curves",
+    "perplexity_text",
     "residuals",
     "strategies",
+    "words",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ppl_assets.subset.plots.strategies import base_losses
 from ppl_assets.subset.plots.style import (
     FAINT,
     FITTED,
@@ -19,6 +20,7 @@ from ppl_assets.subset.plots.style import (
     perplexity_text,
     styled,
     tokens_text,
+    words,
 )
 
 CURVE_COLUMNS = ("trial", "tokens", "predicted_loss")
@@ -47,34 +49,19 @@ def loss_curves(trial_losses: pl.DataFrame, curves: pl.DataFrame, regimes: pl.Da
     if trained.is_empty():
         raise ValueError("no trial has a measurement after training began; run the trials first")
     panels = _panels(trained, regimes)
-    base = trial_losses.filter(pl.col("point") == 0)["test_loss"].mean()
+    base, _ = base_losses(trial_losses)
     columns = _columns(len(panels), size)
     rows = math.ceil(len(panels) / columns)
     with styled(size):
         figure = new_figure(size, (1.75 if size == "page" else 1.15) * rows + 0.6)
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        low, high = float(trained["tokens"].min()), float(trained["tokens"].max())  # type: ignore[arg-type]
         for axes, (title, trials) in zip(grid.flat, panels, strict=False):
             axes.set_xscale("log")
             _panel(axes, trained, curves, trials, size)
             axes.set_title(title, fontsize=8.0 if size == "page" else 6.8)
             if base is not None:
-                axes.axhline(float(base), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))  # type: ignore[arg-type]
-        grid[0, 0].set_xlim(low / 1.25, high * (1.9 if size == "page" else 2.4))
-        _limits(grid[0, 0], trained, base)
-        log_axis(grid[0, 0].xaxis, low * 0.99, high * 1.01, tokens_text, most=5 if size == "page" else 3)
-        if base is not None:
-            text = f"base model {base:.3f}"
-            grid[0, 0].annotate(
-                text,
-                (high * 1.8, float(base)),
-                (0, 1.5),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                color=INK,
-                fontsize=7.4 if size == "page" else 6.4,
-            )  # type: ignore[arg-type]
+                axes.axhline(base, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        _frame(grid[0, 0], trained, base, size)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
@@ -149,15 +136,21 @@ def _panel(axes: Any, trained: pl.DataFrame, curves: pl.DataFrame, trials: list[
     axes.grid(axis="y")
 
 
-def _limits(axes: Any, trained: pl.DataFrame, base: Any) -> None:
-    """Range of losses without letting a diverged run flatten the rest."""
+def _frame(axes: Any, trained: pl.DataFrame, base: float | None, size: Size) -> None:
+    """Shared limits, ticks and the base model's name; a diverged run does not flatten the rest."""
+    tokens = trained["tokens"].to_numpy()
+    first, last = float(tokens.min()), float(tokens.max())
+    axes.set_xlim(first / 1.25, last * (1.9 if size == "page" else 2.4))
+    log_axis(axes.xaxis, first * 0.99, last * 1.01, tokens_text, most=5 if size == "page" else 3)
     ok = trained.filter(pl.col("status") == "ok")["test_loss"]
     values = (ok if len(ok) else trained["test_loss"]).to_numpy()
-    low, high = float(values.min()), float(np.quantile(values, 0.99))
-    if base is not None:
-        high = max(high, float(base))
+    low, high = float(values.min()), max(float(np.quantile(values, 0.99)), base or 0.0)
     span = max(high - low, 1e-3)
     axes.set_ylim(low - 0.1 * span, high + 0.22 * span)
+    if base is not None:
+        text, font = f"base model {base:.3f}", 7.4 if size == "page" else 6.4
+        spot = (last * 1.8, base)
+        axes.annotate(text, spot, (0, 1.5), textcoords="offset points", ha="right", va="bottom", fontsize=font)
 
 
 def residuals(table: pl.DataFrame, noise_pct: float | None = None, size: Size = "page") -> bytes:
@@ -188,8 +181,9 @@ def residuals(table: pl.DataFrame, noise_pct: float | None = None, size: Size = 
         grid = figure.subplots(2, len(groups), sharey=True, sharex="row", squeeze=False)
         for column, ((form, link), group) in enumerate(groups):
             rms = math.sqrt(float((group["residual"] ** 2).mean()))  # type: ignore[arg-type]
+            count = f"n = {len(group)} ({group['trial'].n_unique()} runs)"
             grid[0, column].set_title(
-                f"{str(form).replace('_', ' ')}, {link} link\nrms {rms:.2f} %, n = {len(group)} ({group['trial'].n_unique()} runs)",
+                f"{words(str(form))}, {link} link\nrms {rms:.2f} %, {count}",
                 fontsize=8.2 if size == "page" else 6.4,
             )
             for row, variable in enumerate(("tokens", "predicted_loss")):

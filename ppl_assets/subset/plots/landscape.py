@@ -68,7 +68,8 @@ def _distribution(axes: Any, histogram: pl.DataFrame, landscape: pl.DataFrame, s
     filled = histogram.filter(pl.col("chunks") > 0, pl.col("scope").is_in([CANDIDATES, TEST_SCOPE]))
     if filled.filter(pl.col("scope") == CANDIDATES).is_empty():
         raise ValueError("the histogram has no chunk of scope 'candidates'; score the corpora first")
-    left, right = math.exp(filled["log_low"].min()) / 1.05, math.exp(filled["log_high"].max()) * 1.05  # type: ignore[arg-type,operator]
+    left = float(np.exp(filled["log_low"].to_numpy().min())) / 1.05
+    right = float(np.exp(filled["log_high"].to_numpy().max())) * 1.05
     peak = 0.0
     for scope, color, name in ((CANDIDATES, MUTED, "candidates"), (TEST_SCOPE, TEST, "test set")):
         rows = histogram.filter(pl.col("scope") == scope).sort("log_low")
@@ -76,7 +77,8 @@ def _distribution(axes: Any, histogram: pl.DataFrame, landscape: pl.DataFrame, s
             continue
         edges = np.exp(np.append(rows["log_low"].to_numpy(), rows["log_high"].to_numpy()[-1]))
         widths = (rows["log_high"] - rows["log_low"]).to_numpy()
-        density = 100.0 * rows["chunks"].to_numpy() / rows["chunks"].sum() / widths * math.log(2.0)
+        chunks = rows["chunks"].to_numpy()
+        density = 100.0 * chunks / chunks.sum() / widths * math.log(2.0)
         if scope == CANDIDATES:
             axes.stairs(density, edges, fill=True, color="#d5dbe0")
         axes.stairs(density, edges, color=color, linewidth=1.6 if scope == TEST_SCOPE else 0.9)
@@ -92,7 +94,7 @@ def _distribution(axes: Any, histogram: pl.DataFrame, landscape: pl.DataFrame, s
 
 def _name(axes: Any, name: str, chunks: int, edges: Any, density: Any, color: str) -> None:
     """Write a distribution's name and size: candidates on the left flank, the test set on its peak."""
-    text = f"{name}\nn = {chunks:,} chunks"
+    text = f"{name}\nn = {chunks:,}"
     if color == TEST:
         top = int(density.argmax())
         spot, offset, side, ink = (math.sqrt(edges[top] * edges[top + 1]), density[top]), (0, 5), "center", TEST

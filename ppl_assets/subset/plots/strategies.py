@@ -18,6 +18,7 @@ from ppl_assets.subset.plots.style import (
     new_figure,
     styled,
     tokens_text,
+    words,
 )
 
 
@@ -58,8 +59,8 @@ def strategies(strategy_losses: pl.DataFrame, confidence: float = 0.95, size: Si
         raise ValueError("no strategy has a final measurement; train the strategies first")
     order = finals.group_by("strategy").agg(pl.col("test_loss").mean()).sort("test_loss")["strategy"].to_list()
     bases = base_losses(strategy_losses)
-    counts = finals.group_by("strategy").len()["len"]
-    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    counts: list[int] = sorted(finals.group_by("strategy").len()["len"])
+    seeds = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     tokens = tokens_text(float(finals["tokens"].max()))  # type: ignore[arg-type]
     panels = [
         ("test_loss", f"Domain test loss after {tokens} tokens", bases[0]),
@@ -87,7 +88,7 @@ def _panel(
     """One measure: strategies down, loss across."""
     values = finals[column].drop_nulls().to_numpy()
     axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
+    axes.set_yticks(range(len(order)), [words(name) for name in order])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     if not values.size:

@@ -92,8 +92,9 @@ def new_figure(size: Size, height: float) -> Figure:
 
 def encode(figure: Figure) -> bytes:
     """The figure as a PNG with a palette of 256 colours: a third of the bytes, no visible difference."""
-    figure.canvas.draw()
-    return _palette_png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"), 256)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return _palette_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), 256)
 
 
 def _palette_png(image: Image.Image, colors: int) -> bytes:
@@ -134,6 +135,21 @@ def perplexity_text(value: float) -> str:
         return str(value)
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{round(value, 2 - math.floor(math.log10(abs(value)))):,.{decimals}f}"
+
+
+NAMES = {
+    "d_only": "tokens only",
+    "scale_free": "scale-free",
+    "e_at_bound": "E at bound",
+    "e_near_min": "E near the least loss",
+    "ill_conditioned": "ill-conditioned",
+}
+"""Identifiers whose plain reading is not the same letters."""
+
+
+def words(name: str) -> str:
+    """An identifier of ours as words."""
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def tokens_text(value: float) -> str:

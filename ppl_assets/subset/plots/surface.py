@@ -51,6 +51,18 @@ class LawSurface:
     tokens: int
     form: str
 
+    def __post_init__(self) -> None:
+        """Refuse a grid that cannot be drawn.
+
+        Raises:
+            ValueError: no loss is finite, or the shape does not fit the axes.
+        """
+        if self.loss.shape != (len(self.sigma), len(self.mu)) or not np.isfinite(self.loss).any():
+            raise ValueError(
+                f"loss of shape {self.loss.shape} is not a finite grid of {len(self.sigma)} deviations "
+                f"by {len(self.mu)} means; give predictions on the grid"
+            )
+
 
 def law_surface(
     surface: LawSurface,
@@ -74,15 +86,7 @@ def law_surface(
 
     Returns:
         PNG bytes.
-
-    Raises:
-        ValueError: the grid holds no finite loss, or its shape does not fit its axes.
     """
-    if surface.loss.shape != (len(surface.sigma), len(surface.mu)) or not np.isfinite(surface.loss).any():
-        raise ValueError(
-            f"loss of shape {surface.loss.shape} is not a finite grid of {len(surface.sigma)} deviations "
-            f"by {len(surface.mu)} means; give predictions on the grid"
-        )
     with styled(size):
         figure = new_figure(size, 5.6 if size == "page" else 4.3)
         axes = figure.subplots()
@@ -103,14 +107,19 @@ def law_surface(
                 markeredgewidth=0.9,
                 zorder=6,
             )
-        bar = figure.colorbar(shades, ax=axes, shrink=0.75, pad=0.01, aspect=26)
-        bar.outline.set_visible(False)
-        bar.set_label(f"predicted test loss at {tokens_text(surface.tokens)} tokens, nats a token")
-        bar.ax.tick_params(length=0)
+        _scale(figure, axes, shades, surface.tokens)
         axes.set_xlabel("mean perplexity of the subset (log scale)")
         axes.set_ylabel("standard deviation of perplexity (log scale)")
         place_labels(axes, labels, avoid=[*points, *_interval_points(law)])
         return encode(figure)
+
+
+def _scale(figure: Any, axes: Any, shades: Any, tokens: int) -> None:
+    """The colour scale, with its unit and token count."""
+    bar = figure.colorbar(shades, ax=axes, shrink=0.75, pad=0.01, aspect=26)
+    bar.outline.set_visible(False)
+    bar.set_label(f"predicted test loss at {tokens_text(tokens)} tokens, nats a token")
+    bar.ax.tick_params(length=0)
 
 
 def _contours(axes: Any, surface: LawSurface, size: Size) -> Any:
@@ -131,8 +140,11 @@ def _contours(axes: Any, surface: LawSurface, size: Size) -> Any:
     lines.set_clip_path(patch)
     shades.set_clim(levels[0], levels[-1])
     if size == "page":
+        inner = Polygon(np.log(surface.hull), closed=True).get_path()
         for text in axes.clabel(lines, levels=levels[1:-1:2], fmt=plain_text, fontsize=7, colors=MUTED):
-            text.set_clip_path(patch)
+            place = np.log(text.get_position()) + np.array([[0.05, 0.0], [-0.05, 0.0], [0.0, 0.05], [0.0, -0.05]])
+            if not inner.contains_points(place).all():
+                text.remove()
     return shades
 
 

@@ -1,0 +1,131 @@
+"""The law group in Dagster: fitted_law."""
+
+import dagster as dg
+import polars as pl
+
+from ppl_assets import plots
+from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
+from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.law.checks import checks
+from ppl_assets.law.choice import choose, fit_all, judged
+from ppl_assets.law.law_rows import finding_rows, law_rows, observations
+from ppl_assets.law.observations import measured_noise
+from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
+from ppl_assets.law.region import SearchRegion
+from ppl_assets.markdown import as_markdown_table
+from ppl_assets.regimes.assets import perplexity_landscape, regime_partitions, selection_tokens
+from ppl_assets.regimes.pool import read_pool
+from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.study import Study
+from ppl_assets.tables import (
+    FITTED_LAW,
+    LAW_FINDINGS,
+    PERPLEXITY_LANDSCAPE,
+    REACHABLE_REGION,
+    REGIMES,
+    TRIAL_LOSSES,
+)
+from ppl_assets.trials.assets import current_setting, trial_losses
+
+CODE_VERSION = "1"
+"""Of forms, fit, uncertainty, optimum and choice."""
+
+
+def comparable_losses(study: Study, snapshot: Snapshot) -> pl.DataFrame:
+    """Every trial ever measured under the present setting, whether or not the present design still has it."""
+    return snapshot.read(TRIAL_LOSSES, where={"setting_id": current_setting(study, snapshot).setting_id})
+
+
+def fitted_law_inputs(study: Study, lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the fit: the comparable trial losses, the landscape (what can be reached), the law's settings."""
+    losses = comparable_losses(study, snapshot).sort("trial", "point")
+    landscape = lake.latest("perplexity_landscape")
+    return Inputs(
+        [
+            CODE_VERSION,
+            fingerprint_of_rows(losses.select("trial_fingerprint", "tokens", "test_loss").iter_rows()),
+            landscape.data_version if landscape else "",
+            study.law.model_dump(),
+            study.selection.model_dump(),
+            study.regimes.inside,
+            study.study.seed,
+        ]
+    )
+
+
+@dg.asset(
+    group_name="law",
+    deps=[trial_losses, regime_partitions, perplexity_landscape],
+    kinds={"scipy", "duckdb"},
+    code_version=CODE_VERSION,
+    metadata={**table_metadata(FITTED_LAW), "law_findings": column_schema(LAW_FINDINGS)},
+    description=(
+        "The data scaling law fitted to the trial losses: every form with both links side by side, constants with "
+        "intervals, leave-one-run-out errors, the optimum with its kind. What is doubtful is said in plain words."
+    ),
+)
+def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Fit, judge and choose."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = fitted_law_inputs(study, step.lake, step.snapshot)
+    commit = step.unchanged(inputs)
+    if commit is None:
+        losses = comparable_losses(study, step.snapshot)
+        obs = observations(losses, step.snapshot.read(REGIMES, ["trial", "regime"]))
+        pool = read_pool(step.snapshot, study.corpus_partitions())
+        tokens = selection_tokens(study, pool.candidates.total_tokens)
+        region = SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside))
+        noise = measured_noise(obs)
+        results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
+        chosen = choose(results, study.law.target)
+        findings = checks(results, chosen, obs, region, noise)
+        unused = losses.filter(pl.col("point") > 0).height - len(obs)
+        rows = law_rows(judged(results, chosen), unused, noise)
+        writes = [step.stage(FITTED_LAW, rows), step.stage(LAW_FINDINGS, finding_rows(findings))]
+        commit = step.write(writes, inputs, fingerprint(rows.to_dicts()))
+    return _law_result(study, step, commit)
+
+
+def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResult:
+    snapshot = step.lake.snapshot()
+    rows, findings = snapshot.read(FITTED_LAW), snapshot.read(LAW_FINDINGS)
+    chosen = rows.filter(pl.col("is_chosen"))
+    best = chosen.row(0, named=True)
+    columns = ["form", "link", "sigma_kind", "status", "rms_pct", "loo_median_pct", "loo_max_pct", "aicc_weight", "optimum_kind"]
+    metadata: dict[str, object] = {
+        "form": f"{best['form']}, {best['link']} link",
+        "why": best["choice_reason"],
+        "optimum_kind": best["optimum_kind"],
+        "optimum": best["optimum_sentence"],
+        "forms": dg.MetadataValue.md(as_markdown_table(rows.select(columns))),
+        "findings": dg.MetadataValue.md(as_markdown_table(findings.select("passed", "severity", "sentence"))),
+    }
+    for name in ("loo_median_pct", "rms_pct", "mu_optimum", "sigma_optimum", "predicted_loss", "regret_bound_pct", "noise_pct"):
+        if best[name] is not None:
+            metadata[name] = best[name]
+    law = chosen_law(rows)
+    regimes = snapshot.read(REGIMES)
+    if law is not None and best["mu_optimum"] is not None:
+        surface = law_surface(law, comparable_losses(study, snapshot), int(regimes["tokens"].max() or 1))  # type: ignore[call-overload]
+        outline, landscape = snapshot.read(REACHABLE_REGION), snapshot.read(PERPLEXITY_LANDSCAPE)
+        if surface is not None:
+            picture = plots.law_surface(surface, chosen, regimes, outline, landscape, size="small")
+            metadata["surface"] = dg.MetadataValue.md(plots.as_markdown(picture, "Predicted loss over mean and deviation"))
+    return step.result(commit, metadata, table=FITTED_LAW, rows=rows.height)
+
+
+@dg.asset_check(asset=fitted_law, description="What the fit says about itself, in plain words: see table law_findings.")
+def law_can_be_trusted(platform: Platform) -> dg.AssetCheckResult:
+    """Pass where every finding does; warn with the sentences of those that do not."""
+    failed = platform.lake.snapshot().read(LAW_FINDINGS).filter(~pl.col("passed"))
+    sentence = " ".join(failed["sentence"]) or "Every check of the fit passed."
+    return dg.AssetCheckResult(
+        passed=failed.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=sentence,
+        metadata={"failed": failed.height},
+    )
+
+
+ASSETS = [fitted_law]
+CHECKS = [law_can_be_trusted]

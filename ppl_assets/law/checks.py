@@ -1,0 +1,171 @@
+"""What a person should know before trusting the law, one plain sentence each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ppl_assets.law.choice import FormResult
+from ppl_assets.law.observations import Observations
+from ppl_assets.law.optimum import SIGNIFICANT
+from ppl_assets.law.region import SearchRegion
+
+Severity = Literal["error", "warn"]
+
+FEW_RUNS = 9
+"""A 3 x 3 face grid: the least design that shows a curvature in both directions."""
+
+SHORT_SPAN = 16.0
+"""Least largest-over-smallest token count that separates E, Dc and aD."""
+
+HARD = 1e6
+"""Condition number from which single coefficients are not to be read."""
+
+LEAST_LOG_PRODUCT = 4.0
+"""With mu, sigma > 1 a bowl of the paper's form needs ln mu* ln sigma* > 2 + p/q + q/p >= 4 (p = a1 s, q = b1 mu)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        name: what was checked, snake_case.
+        passed: whether all is well.
+        severity: error where the selection should not be trusted, warn where it should be read with care.
+        sentence: what was found, in plain words.
+    """
+
+    name: str
+    passed: bool
+    severity: Severity
+    sentence: str
+
+
+def checks(
+    results: list[FormResult],
+    chosen: FormResult,
+    obs: Observations,
+    region: SearchRegion,
+    noise_pct: float | None = None,
+) -> list[Finding]:
+    """Judge the measurements, the chosen fit and its optimum.
+
+    Args:
+        results: of ``fit_all``.
+        chosen: of ``choose``.
+        obs: the measurements given to ``fit_all``.
+        region: the region given to ``fit_all``.
+        noise_pct: measured seed noise, % of loss, if known.
+    """
+    found = [*_measurements(obs, noise_pct), _fitted(chosen)]
+    if chosen.fit.is_usable:
+        found += [
+            *_fit(chosen),
+            *_optimum(chosen),
+            _better_than_tokens(results, chosen),
+            _bowl_possible(chosen, region),
+        ]
+    return found
+
+
+def _measurements(obs: Observations, noise_pct: float | None) -> Iterator[Finding]:
+    runs = len(obs.runs)
+    yield Finding(
+        "enough_runs",
+        runs >= FEW_RUNS,
+        "warn",
+        f"{runs} trial runs were measured; {FEW_RUNS} are the least that show curvature in mean and spread.",
+    )
+    span = float(obs.tokens.max() / obs.tokens.min()) if len(obs) else 0.0
+    yield Finding(
+        "token_span",
+        span >= SHORT_SPAN * (1 - 1e-6),
+        "warn",
+        f"Token counts span {span:.1f} times; {SHORT_SPAN:.0f} times are needed to tell the floor from the slope.",
+    )
+    yield Finding(
+        "noise_measured",
+        noise_pct is not None,
+        "warn",
+        "No regime was repeated, so the seed noise is guessed from the residuals."
+        if noise_pct is None
+        else f"Repeated regimes differ by {noise_pct:.2f} % of loss between seeds.",
+    )
+
+
+def _fitted(chosen: FormResult) -> Finding:
+    return Finding(
+        "law_fitted", chosen.fit.is_usable, "error", f"{chosen.name}: {chosen.fit.status}; {chosen.fit.reason}."
+    )
+
+
+def _fit(chosen: FormResult) -> Iterator[Finding]:
+    law = chosen.fit
+    fine = law.status != "ill_conditioned" and law.condition_number <= HARD
+    yield Finding(
+        "well_conditioned",
+        fine,
+        "warn",
+        f"The columns' condition number is {law.condition_number:.1e}"
+        + ("." if fine else "; single coefficients are not to be read, predictions inside the trials hold."),
+    )
+    floor_known = law.status not in ("e_at_bound", "e_near_min")
+    yield Finding("floor_identified", floor_known, "warn", f"{law.reason[0].upper()}{law.reason[1:]}.")
+
+
+def _optimum(chosen: FormResult) -> Iterator[Finding]:
+    best = chosen.optimum
+    yield Finding("optimum_inside", best.kind in ("interior_bowl", "weak_bowl"), "warn", best.sentence)
+    if best.kind == "refused":
+        return
+    yield Finding(
+        "surface_beyond_noise",
+        bool(best.range_pct >= 2 * best.noise_pct),
+        "warn",
+        f"Over the region the predicted loss varies by {best.range_pct:.2f} %, with noise of {best.noise_pct:.2f} %.",
+    )
+    yield Finding(
+        "surface_significant",
+        bool(best.effect_p <= SIGNIFICANT),
+        "warn",
+        f"If only tokens mattered, this form would explain the runs this well with chance {best.effect_p:.2g}.",
+    )
+
+
+def _better_than_tokens(results: list[FormResult], chosen: FormResult) -> Finding:
+    plain = [float(np.mean(r.left_out.by_run)) for r in results if r.fit.form == "d_only" and r.fit.is_usable]
+    least, own = min(plain, default=float("nan")), float(np.mean(chosen.left_out.by_run))
+    if not np.isfinite(own):
+        return Finding(
+            "better_than_tokens_alone", False, "warn", "There are too few runs to leave one out and predict it."
+        )
+    return Finding(
+        "better_than_tokens_alone",
+        own < least,
+        "warn",
+        f"Left-out runs are predicted to {100 * own:.2f} % on average, by tokens alone to {100 * least:.2f} %.",
+    )
+
+
+def _bowl_possible(chosen: FormResult, region: SearchRegion) -> Finding:
+    name = "bowl_possible"
+    if chosen.fit.form == "no_interaction":
+        return Finding(name, False, "warn", "Without interactions of mean and spread this form can never show a bowl.")
+    if chosen.fit.form != "paper" or region.problem:
+        return Finding(name, True, "warn", "This form can show a bowl in any unit of perplexity.")
+    u, v = region.points
+    v = v if chosen.fit.sigma_kind == "deviation" else 2 * v
+    if min(u.min(), v.min()) <= 0:
+        return Finding(name, True, "warn", "With mean or spread under 1 the units do not rule a bowl out.")
+    most = float((u * v).max())
+    verdict = (
+        "so a bowl is possible" if most > LEAST_LOG_PRODUCT else "so these units rule a bowl out whatever the data say"
+    )
+    return Finding(
+        name,
+        most > LEAST_LOG_PRODUCT,
+        "warn",
+        f"The paper's form needs ln(mean) times ln(spread) over 4 at a bowl; the region reaches {most:.1f}, {verdict}.",
+    )

@@ -1,0 +1,107 @@
+"""From trial losses to observations, and from fits to rows of ``fitted_law`` and ``law_findings``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ppl_assets.law.checks import Finding
+from ppl_assets.law.choice import FormResult
+from ppl_assets.law.observations import Observations
+from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS
+
+
+class LawError(ValueError):
+    """The trial losses cannot be fitted; the message says why and what to do."""
+
+
+def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observations:
+    """What the law is fitted to: measurements after warm-up of runs that did not diverge.
+
+    Args:
+        trial_losses: rows of one setting.
+        regimes: trial and regime of the present design, so that repeats are known; a trial of an earlier design counts
+            as a regime of its own, since places of that design lay elsewhere.
+
+    Raises:
+        LawError: no trial has been measured under this setting.
+    """
+    diverged = trial_losses.filter(pl.col("status") != "ok")["trial"].unique().to_list()
+    sound = trial_losses.filter(~pl.col("trial").is_in(diverged)).sort("trial", "point")
+    used = sound.filter((pl.col("point") > 0) & ~pl.col("is_warmup"))
+    if used.is_empty():
+        raise LawError("no trial has a measurement under the present setting; materialize trial_losses, then fit again")
+    regime_of = dict(regimes.select("trial", "regime").iter_rows())
+    return Observations(
+        mu=used["mu"].to_numpy(),
+        sigma=used["sigma"].to_numpy(),
+        tokens=used["tokens"].to_numpy().astype(float),
+        loss=used["test_loss"].to_numpy(),
+        run=used["trial"].to_numpy(),
+        base_loss=float(sound.filter(pl.col("point") == 0)["test_loss"].mean()),  # type: ignore[arg-type]
+        regime=np.array([regime_of.get(trial, trial) for trial in used["trial"]]),
+    )
+
+
+def law_rows(results: Sequence[FormResult], set_aside: int, noise_pct: float | None) -> pl.DataFrame:
+    """Rows of ``fitted_law``, one a form and link."""
+    rows = [_law_row(result, set_aside, noise_pct) for result in results]
+    frame = pl.DataFrame(rows, schema=pl.Schema(FITTED_LAW.schema), infer_schema_length=None)
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def finding_rows(findings: Sequence[Finding]) -> pl.DataFrame:
+    """Rows of ``law_findings``."""
+    rows = [{column.name: getattr(finding, column.name) for column in LAW_FINDINGS.columns} for finding in findings]
+    return pl.DataFrame(rows, schema=pl.Schema(LAW_FINDINGS.schema))
+
+
+def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dict[str, Any]:
+    law, left_out, best = result.fit, result.left_out, result.optimum
+    low = high = np.full(len(law.coefficients), np.nan)
+    floor = (np.nan, np.nan)
+    if result.bootstrap is not None:
+        low, high = result.bootstrap.coefficient_intervals()
+        floor = result.bootstrap.floor_interval()
+    return {
+        "form": law.form,
+        "link": law.link,
+        "sigma_kind": law.sigma_kind,
+        "status": law.status,
+        "reason": law.reason,
+        "points": law.points,
+        "runs": law.runs,
+        "set_aside": law.set_aside + set_aside,
+        "base_loss": law.observations.base_loss,
+        "floor_loss": law.E,
+        "floor_low": floor[0],
+        "floor_high": floor[1],
+        "token_exponent": law.token_exponent if law.is_usable else None,
+        "coefficient_names": list(law.names),
+        "coefficients": law.coefficients.tolist(),
+        "coefficients_low": low.tolist(),
+        "coefficients_high": high.tolist(),
+        "rms_pct": law.rms_pct,
+        "loo_median_pct": left_out.median_pct,
+        "loo_p90_pct": left_out.p90_pct,
+        "loo_max_pct": left_out.max_pct,
+        "aicc": law.aicc,
+        "aicc_weight": result.aicc_weight,
+        "condition_number": law.condition_number,
+        "is_chosen": result.is_chosen,
+        "choice_reason": result.choice_reason,
+        "optimum_kind": best.kind,
+        "optimum_sentence": best.sentence,
+        "mu_optimum": best.mu,
+        "mu_low": best.mu_interval[0],
+        "mu_high": best.mu_interval[1],
+        "sigma_optimum": best.sigma,
+        "sigma_low": best.sigma_interval[0],
+        "sigma_high": best.sigma_interval[1],
+        "predicted_loss": best.predicted_loss,
+        "predicted_low": best.predicted_interval[0],
+        "predicted_high": best.predicted_interval[1],
+        "regret_bound_pct": best.regret_bound_pct,
+        "noise_pct": noise_pct,
+    }

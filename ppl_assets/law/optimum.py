@@ -1,0 +1,282 @@
+"""The optimum of a fitted law: which kind it is, where it lies, how sure that is, and what it may cost.
+
+The loss is least where g is greatest, whatever D. It is looked for only in the search region; the location of an
+optimum on a flat surface is unknown and its regret tiny, so both are always reported.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ppl_assets.law.fit import LawFit, fit
+from ppl_assets.law.observations import FloatArray
+from ppl_assets.law.region import SearchRegion, Slopes
+from ppl_assets.law.surface import Conditions, conditions, highest, peaks, stationary_point, stationary_points
+from ppl_assets.law.uncertainty import (
+    BootstrapResult,
+    Interval,
+    between_runs,
+    delta_interval,
+    effect_p_value,
+    noise_parts,
+)
+
+OptimumKind = Literal["interior_bowl", "weak_bowl", "boundary", "saddle", "flat", "refused"]
+
+SURE, LIKELY = 0.95, 0.5
+"""Share of bootstrap refits that must agree for an interior and for a weak bowl."""
+
+SIGNIFICANT = 0.05
+"""Greatest p-value of the surface's run-level F test at which its shape is believed."""
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where the loss is least in the search region, and what is known about it.
+
+    Attributes:
+        kind: interior_bowl, weak_bowl, boundary, saddle, flat or refused.
+        sentence: what that means here, in plain words.
+        mu: mean perplexity; nan where refused.
+        sigma: standard deviation.
+        mu_interval: of the location over bootstrap refits; nan without a bootstrap.
+        sigma_interval: the same.
+        predicted_loss: at (mu, sigma) and ``tokens``, nats a token.
+        predicted_interval: bootstrap percentiles, or the delta method's without a bootstrap.
+        regret_pct: median over refits of the loss given away by (mu, sigma) against the refit's own best, % of loss.
+        regret_bound_pct: its 95 % quantile.
+        range_pct: greatest over least predicted loss in the region, minus one, %.
+        noise_pct: noise it was compared with, %.
+        effect_p: p-value of the surface against tokens only.
+        bowl_share: share of refits with a bowl inside the region; nan without a bootstrap.
+        side: for a boundary, where the loss still falls, in words; else empty.
+        further_trial: (mu, sigma) of the trial that would settle it, where one can be run.
+        conditions: second-order conditions of the stationary point in the region, if there is one.
+        tokens: D of the predictions.
+    """
+
+    kind: OptimumKind
+    sentence: str
+    mu: float = NAN
+    sigma: float = NAN
+    mu_interval: Interval = (NAN, NAN)
+    sigma_interval: Interval = (NAN, NAN)
+    predicted_loss: float = NAN
+    predicted_interval: Interval = (NAN, NAN)
+    regret_pct: float = NAN
+    regret_bound_pct: float = NAN
+    range_pct: float = NAN
+    noise_pct: float = NAN
+    effect_p: float = NAN
+    bowl_share: float = NAN
+    side: str = ""
+    further_trial: tuple[float, float] | None = None
+    conditions: Conditions | None = None
+    tokens: float = NAN
+
+
+def find_optimum(
+    law: LawFit,
+    region: SearchRegion,
+    bootstrap: BootstrapResult | None = None,
+    noise_pct: float | None = None,
+    tokens: float | None = None,
+) -> Optimum:
+    """Find and classify the optimum of a fit.
+
+    Args:
+        law: the fit.
+        region: where to search.
+        bootstrap: its refits; without them a bowl is at most weak.
+        noise_pct: measured seed noise, % of loss; the residuals' where absent.
+        tokens: D of the predictions; the largest observed where absent.
+    """
+    if not law.is_usable:
+        return Optimum("refused", f"There is no optimum without a law: {law.reason}.")
+    if region.problem:
+        return Optimum("refused", f"There is no optimum: {region.problem}.")
+    if not law.parts[0].names:
+        return Optimum("flat", f"There is no optimum: in this form {law.parts[0].sentence}.")
+    budget = float(law.observations.tokens.max() if tokens is None else tokens)
+    slopes = Slopes.at(law.form, *region.points, law.sigma_kind)
+    own = peaks(slopes, law.surface_coefficients[None], region)
+    u, v, at_peak = _locate(law, region, slopes, bool(own.is_bowl[0]), float(own.u[0]), float(own.v[0]))
+    spread = _spread(law, region, slopes, bootstrap, (u, v), budget)
+    noise = noise_pct if noise_pct is not None else _residual_noise(law)
+    tokens_only = fit(law.observations, "d_only", law.link)
+    p_value, between = effect_p_value(law, tokens_only), 100.0 * between_runs(tokens_only)
+    range_pct = _range_pct(law, region, budget)
+    if range_pct < 2 * noise or (p_value > SIGNIFICANT and between < 2 * noise):
+        kind: OptimumKind = "flat"
+    else:
+        kind = _kind(at_peak, bool(own.is_bowl[0]), spread.bowl_share, p_value)
+    side, further = _side(law, region, u, v) if kind in ("boundary", "saddle") else ("", None)
+    found = Optimum(
+        kind=kind,
+        sentence="",
+        mu=float(np.exp(u)),
+        sigma=float(np.exp(v)),
+        mu_interval=spread.mu,
+        sigma_interval=spread.sigma,
+        predicted_loss=float(law.predict(np.exp(u), np.exp(v), budget)),
+        predicted_interval=spread.loss,
+        regret_pct=spread.regret_pct,
+        regret_bound_pct=spread.regret_bound_pct,
+        range_pct=range_pct,
+        noise_pct=noise,
+        effect_p=p_value,
+        bowl_share=spread.bowl_share,
+        side=side,
+        further_trial=further,
+        conditions=at_peak,
+        tokens=budget,
+    )
+    return Optimum(**{**found.__dict__, "sentence": _sentence(found)})
+
+
+def _locate(
+    law: LawFit, region: SearchRegion, slopes: Slopes, is_bowl: bool, u: float, v: float
+) -> tuple[float, float, Conditions | None]:
+    """The optimum's (ln mu, ln sigma) and the stationary point that decides its kind."""
+    if is_bowl:
+        point = stationary_point(law, u, v)
+        if point is not None and np.abs(point - [u, v]).max() < 3 * region.step.max():
+            u, v = float(point[0]), float(point[1])
+        return u, v, conditions(law, float(np.exp(u)), float(np.exp(v)))
+    u, v = highest(law, region)
+    inner = stationary_points(law, region, slopes)
+    saddles = [point for point in inner if not point.is_bowl and point.curvature[1] > 0 > point.curvature[0]]
+    return u, v, next(iter(saddles or inner), None)
+
+
+def _kind(point: Conditions | None, is_bowl: bool, share: float, p_value: float) -> OptimumKind:
+    if is_bowl:
+        if np.isnan(share):
+            return "weak_bowl"
+        return (
+            "interior_bowl"
+            if share >= SURE and p_value <= SIGNIFICANT
+            else "weak_bowl"
+            if share >= LIKELY
+            else "boundary"
+        )
+    is_saddle = point is not None and point.curvature[0] < 0 < point.curvature[1]
+    return "saddle" if is_saddle else "boundary"
+
+
+def _residual_noise(law: LawFit) -> float:
+    noise = noise_parts(law)
+    return 100.0 * float(np.hypot(noise.run, noise.point))
+
+
+def _range_pct(law: LawFit, region: SearchRegion, tokens: float) -> float:
+    u, v = region.points
+    losses = law.predict(np.exp(u), np.exp(v), tokens)
+    return 100.0 * float(losses.max() / losses.min() - 1.0)
+
+
+@dataclass(frozen=True)
+class _Spread:
+    mu: Interval = (NAN, NAN)
+    sigma: Interval = (NAN, NAN)
+    loss: Interval = (NAN, NAN)
+    regret_pct: float = NAN
+    regret_bound_pct: float = NAN
+    bowl_share: float = NAN
+
+
+def _spread(
+    law: LawFit,
+    region: SearchRegion,
+    slopes: Slopes,
+    boot: BootstrapResult | None,
+    at: tuple[float, float],
+    tokens: float,
+) -> _Spread:
+    """Intervals of location, loss and regret over the refits."""
+    here = np.exp([at[0]]), np.exp([at[1]]), np.array([tokens])
+    if boot is None or not len(boot.E):
+        low, high = delta_interval(law, *here)
+        return _Spread(loss=(float(low[0]), float(high[0])))
+    tops = peaks(slopes, boot.coefficients[:, 1:-1], region)
+    u, v = region.points
+    best = boot.predict(np.exp(u), np.exp(v), np.full(len(u), tokens)).min(axis=1)
+    chosen = boot.predict(*here)[:, 0]
+    regret = 100.0 * np.maximum(chosen / np.minimum(best, chosen) - 1.0, 0.0)
+    return _Spread(
+        mu=_ends(boot, np.exp(tops.u)),
+        sigma=_ends(boot, np.exp(tops.v)),
+        loss=_ends(boot, chosen),
+        regret_pct=float(np.median(regret)),
+        regret_bound_pct=float(np.quantile(regret, 0.95)),
+        bowl_share=float(tops.is_bowl.mean()),
+    )
+
+
+def _ends(boot: BootstrapResult, values: FloatArray) -> Interval:
+    low, high = boot.interval(values)
+    return float(low), float(high)
+
+
+def _side(law: LawFit, region: SearchRegion, u: float, v: float) -> tuple[str, tuple[float, float] | None]:
+    """Where the loss still falls beyond the boundary, and the trial outside the hull that would settle it."""
+    slope = Slopes.at(law.form, np.array([u]), np.array([v]), law.sigma_kind).gradient(law.surface_coefficients)[0]
+    length = float(np.hypot(*slope))
+    if length == 0:
+        return "", None
+    direction = slope / length
+    words = [
+        f"{'higher' if direction[0] > 0 else 'lower'} mean perplexity" if abs(direction[0]) > 0.38 else "",
+        f"{'more' if direction[1] > 0 else 'less'} spread" if abs(direction[1]) > 0.38 else "",
+    ]
+    side = "toward " + " and ".join(word for word in words if word)
+    span = 0.25 * np.hypot(*(region.step * 60))
+    for part in (1.0, 0.5, 0.25):
+        mu, sigma = np.exp(u + part * span * direction[0]), np.exp(v + part * span * direction[1])
+        reachable = bool(np.asarray(region.inside(np.array([mu]), np.array([sigma])))[0])
+        if reachable and not region.covered(np.array([mu]), np.array([sigma]))[0]:
+            return side, (float(mu), float(sigma))
+    return side, None
+
+
+def _sentence(found: Optimum) -> str:
+    """The optimum in plain words."""
+    doubt = ""
+    if found.kind != "flat" and found.effect_p > SIGNIFICANT:
+        doubt = (
+            f" The runs differ beyond the noise, but this form explains that no better than chance "
+            f"(p = {found.effect_p:.2f})."
+        )
+    return _verdict(found) + doubt
+
+
+def _verdict(found: Optimum) -> str:
+    place = f"mean perplexity {found.mu:.4g} and standard deviation {found.sigma:.4g}"
+    if found.kind == "flat":
+        if found.effect_p > SIGNIFICANT:
+            why = f"the runs' differences are explained without them as well (p = {found.effect_p:.2f})"
+        else:
+            why = f"they move it by {found.range_pct:.2f} %, less than twice the noise of {found.noise_pct:.2f} %"
+        return f"The loss does not depend on mean and spread beyond noise: {why}; the location {place} means little."
+    share = "" if np.isnan(found.bowl_share) else f"{100 * found.bowl_share:.0f} % of the refits"
+    if found.kind == "interior_bowl":
+        return f"The loss has its minimum inside what was tried, at {place}; {share} agree."
+    if found.kind == "weak_bowl":
+        agree = f"only {share} agree" if share else "no refits were made to confirm it"
+        return f"The fit has its minimum inside what was tried, at {place}, but {agree}."
+    settle = (
+        f"a trial at mean {found.further_trial[0]:.4g} and deviation {found.further_trial[1]:.4g} would settle it"
+        if found.further_trial
+        else "the corpus has no subset further that way, so no trial can settle it"
+    )
+    if found.kind == "saddle":
+        return (
+            f"The surface is a saddle inside what was tried, so the least loss lies on the edge, at {place}, "
+            f"and falls further {found.side}: {settle}."
+        )
+    if found.conditions is not None and found.conditions.is_bowl and share:
+        return f"The fit's minimum at {place} is inside, but {share} agree: take it as an edge; {settle}."
+    return f"The least loss lies on the edge of what was tried, at {place}, and falls further {found.side}: {settle}."

@@ -1,0 +1,322 @@
+"""The perplexity group in Dagster: base_model, perplexity_scores, perplexity_landscape."""
+
+from dataclasses import asdict
+from functools import lru_cache
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from transformers import PreTrainedModel
+
+from ppl_assets import plots
+from ppl_assets.corpus.assets import chunks, raw_corpus, test_documents, versions_of
+from ppl_assets.corpus.general import general_texts
+from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
+from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.markdown import as_markdown_table
+from ppl_assets.perplexity.candidates import scored_chunks
+from ppl_assets.perplexity.device import resolve_device
+from ppl_assets.perplexity.held_out import token_arrays
+from ppl_assets.perplexity.landscape_rows import landscape_rows
+from ppl_assets.perplexity.models import BaseModel, load_model, resolve_base_model
+from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.recipe import Recipe
+from ppl_assets.perplexity.score_rows import ScoreSpool, merged, score_rows
+from ppl_assets.perplexity.scorer import ScorePolicy, Scorer, resolve_policy
+from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.study import Study
+from ppl_assets.tables import (
+    BASE_MODEL,
+    CHUNKS,
+    LANDSCAPE_HISTOGRAM,
+    PERPLEXITY_LANDSCAPE,
+    PERPLEXITY_SCORES,
+    REGIMES,
+    SCORERS,
+    TEST_DOCUMENTS,
+)
+
+CODE_VERSION = "1"
+"""Of this stage's output, the scorer's arithmetic excepted: that has a version of its own in the scorer's fingerprint."""
+
+ORACLE_SAMPLE = 4
+"""Chunks a partition that a check scores again in float64."""
+
+ORACLE_TOLERANCE = {"float32": 1e-5, "float64": 1e-9, "bfloat16": 1e-2}
+"""Relative difference of summed NLL that the check accepts; the scorer's own tests hold it to 1e-6 in float32."""
+
+BATCH_CHUNKS = 1024
+"""Chunks read, scored and spooled at a time: what a killed run can lose."""
+
+
+def base_model_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the base model: source and revision; for the recipe also the text that it is pre-trained on."""
+    settings = study.base_model
+    if settings.source != "recipe":
+        return Inputs([CODE_VERSION, settings.source, settings.revision])
+    held_out = sorted(snapshot.read(TEST_DOCUMENTS, ["text_hash"])["text_hash"])
+    text = versions_of(study, ("general",))
+    return Inputs([CODE_VERSION, settings.recipe.model_dump(), text, fingerprint(held_out), study.study.seed])
+
+
+@dg.asset(
+    group_name="perplexity",
+    deps=[raw_corpus, test_documents],
+    kinds={"pytorch", "huggingface"},
+    code_version=CODE_VERSION,
+    pool=GPU_POOL,
+    metadata=table_metadata(BASE_MODEL),
+    description=(
+        "The frozen model whose perplexity is measured and whose training is continued: a Hugging Face id, a folder, a "
+        "GGUF file, or a small model that the pipeline pre-trains itself. Never pickle, never remote code."
+    ),
+)
+def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Resolve the base model, or pre-train it, and record its fingerprints."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = base_model_inputs(study, step.lake, step.snapshot)
+    commit = step.unchanged(inputs)
+    if commit is None:
+        held_out = set(step.snapshot.read(TEST_DOCUMENTS, ["text_hash"])["text_hash"])
+        progress = step.progress("tokens")
+        resolved = resolve_base_model(
+            study.base_model.source,
+            study.base_model.revision,
+            Recipe(**study.base_model.recipe.model_dump(), seed=study.study.seed),
+            platform.root / "models",
+            lambda: general_texts(study, held_out),
+            progress=lambda done, total, loss: progress.update(done, total, f"loss {loss:.3f}"),
+        )
+        row = {**asdict(resolved), "source": study.base_model.source}
+        rows = pl.DataFrame([row], schema=pl.Schema(BASE_MODEL.schema))
+        commit = step.write([step.stage(BASE_MODEL, rows)], inputs, resolved.model_id)
+    row = step.lake.snapshot().read(BASE_MODEL).row(0, named=True)
+    shown = {name: row[name] for name in ("source", "revision", "architecture", "parameters", "vocabulary", "context_length")}
+    return step.result(commit, shown | {"model_id": row["model_id"]}, table=BASE_MODEL, rows=1)
+
+
+def stored_base_model(snapshot: Snapshot) -> BaseModel:
+    """The base model of the lake."""
+    return BaseModel(**snapshot.read(BASE_MODEL).row(0, named=True))
+
+
+def study_policy(study: Study, base: BaseModel) -> ScorePolicy:
+    """The study's score policy with every ``auto`` decided for this model and device."""
+    return resolve_policy(
+        first_token=study.score.first_token,
+        window_tokens=study.chunks.tokens,
+        dtype=study.score.dtype,
+        attention=study.score.attention,
+        device=resolve_device(study.study.device),
+        bos_id=base.bos_id,
+        eos_id=base.eos_id,
+        model_id=base.model_id,
+        tokenizer_id=base.tokenizer_fingerprint,
+        architecture=base.architecture,
+    )
+
+
+@lru_cache(maxsize=2)
+def cached_model(base: BaseModel, device: str, dtype: str, attention: str) -> PreTrainedModel:
+    """The base model in memory: loaded once a process, since one process runs many partitions. Do not change it."""
+    return load_model(base, device, dtype, attention)
+
+
+def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
+    """What decides a corpus' scores: which chunks it has, and the scorer."""
+    policy = study_policy(study, stored_base_model(snapshot))
+    ids = snapshot.read(CHUNKS, ["chunk_id"], {"corpus": partition})["chunk_id"].sort()
+    return Inputs([CODE_VERSION, policy.scorer_id, fingerprint_of_rows(ids)], {"scorer_id": policy.scorer_id})
+
+
+@dg.asset(
+    group_name="perplexity",
+    deps=[chunks, base_model],
+    partitions_def=CORPUS_PARTITIONS,
+    kinds={"pytorch", "duckdb"},
+    code_version=CODE_VERSION,
+    pool=GPU_POOL,
+    metadata={**table_metadata(PERPLEXITY_SCORES), "scorers": column_schema(SCORERS)},
+    description=(
+        "Summed negative log-likelihood of every chunk under the frozen base model, and all that follows from it. "
+        "Only chunks without a score under the current scorer are computed; a killed run goes on where it was."
+    ),
+)
+def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Score what has no score yet under the scorer in force."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    base = stored_base_model(step.snapshot)
+    policy = study_policy(study, base)
+    inputs = perplexity_scores_inputs(study, step.lake, step.snapshot, step.partition)
+    commit, computed = step.unchanged(inputs), 0
+    if commit is None:
+        spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
+        known = {"corpus": step.partition, "scorer_id": policy.scorer_id}
+        stored = step.snapshot.read(PERPLEXITY_SCORES, where=known)
+        computed = _score_missing(study, step, base, policy, spool, stored)
+        ids = set(step.snapshot.read(CHUNKS, ["chunk_id"], {"corpus": step.partition})["chunk_id"])
+        rows = merged([stored, spool.rows()], ids)
+        scorer = pl.DataFrame([{**asdict(policy), "scorer_id": policy.scorer_id}], schema=pl.Schema(SCORERS.schema))
+        writes = [step.stage(PERPLEXITY_SCORES, rows), step.lake.stage(SCORERS, scorer, policy.scorer_id)]
+        version = fingerprint(policy.scorer_id, rows["chunk_id"].to_list())
+        commit = step.write(writes, inputs, version)
+        spool.clear()
+    return _scores_result(step, commit, computed)
+
+
+def _score_missing(
+    study: Study, step: Step, base: BaseModel, policy: ScorePolicy, spool: ScoreSpool, stored: pl.DataFrame
+) -> int:
+    """Score the partition's chunks that neither the lake nor the spool knows; returns how many."""
+    done = set(stored["chunk_id"]) | set(spool.rows()["chunk_id"])
+    sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
+    missing = sizes.filter(~pl.col("chunk_id").is_in(list(done)))
+    if missing.is_empty():
+        return 0
+    device = resolve_device(study.study.device)
+    scorer = Scorer(cached_model(base, device, policy.dtype, policy.attention), policy, study.score.row_tokens, device)
+    progress, total, scored = step.progress("tokens"), int(missing["n_tokens"].sum()), 0
+    columns = ["chunk_id", "tokens", "n_tokens", "n_bytes", "first_token_bytes"]
+    for batch in step.snapshot.scan(CHUNKS, columns, {"corpus": step.partition}, BATCH_CHUNKS):
+        rows = pl.DataFrame(pl.from_arrow(batch)).filter(~pl.col("chunk_id").is_in(list(done)))
+        if rows.is_empty():
+            continue
+        scores = scorer.score(
+            token_arrays(rows["tokens"]), lambda tokens, _, before=scored: progress.update(before + tokens, total)
+        )
+        spool.add(score_rows(rows, scores, step.partition, policy.scorer_id))
+        scored += int(rows["n_tokens"].sum())
+    step.log(progress.sentence())
+    return missing.height
+
+
+def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeResult:
+    """Row count, tokens, mean and spread of what the partition holds."""
+    rows = step.lake.snapshot().read(
+        PERPLEXITY_SCORES, ["n_scored", "nll", "ppl", "bits_per_byte", "status", "scorer_id"], {"corpus": step.partition}
+    )
+    ok = rows.filter(pl.col("status") == "ok")
+    metadata: dict[str, object] = {
+        "chunks_computed": computed,
+        "tokens_scored": int(ok["n_scored"].sum()),
+        "not_scored": rows.height - ok.height,
+        "scorer_id": rows["scorer_id"][0] if rows.height else "",
+    }
+    if ok.height:
+        metadata["perplexity_median"] = round(float(ok["ppl"].median() or 0.0), 3)  # type: ignore[arg-type]
+        metadata["nats_per_token"] = round(float(ok["nll"].sum() / ok["n_scored"].sum()), 5)
+        metadata["bits_per_byte_median"] = round(float(ok["bits_per_byte"].median() or 0.0), 4)  # type: ignore[arg-type]
+    return step.result(commit, metadata, table=PERPLEXITY_SCORES, rows=rows.height)
+
+
+@dg.asset_check(
+    asset=perplexity_scores,
+    blocking=True,
+    partitions_def=CORPUS_PARTITIONS,
+    description="Every chunk has exactly one row under the scorer in force, and every score is a finite positive number.",
+)
+def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Compare the partition's scores with its chunks."""
+    partition, snapshot = context.partition_key, platform.lake.snapshot()
+    policy = study_policy(platform.study, stored_base_model(snapshot))
+    ids = snapshot.read(CHUNKS, ["chunk_id"], {"corpus": partition})["chunk_id"]
+    rows = snapshot.read(
+        PERPLEXITY_SCORES, ["chunk_id", "nll", "status"], {"corpus": partition, "scorer_id": policy.scorer_id}
+    )
+    missing = len(set(ids) - set(rows["chunk_id"]))
+    doubled = rows.height - rows["chunk_id"].n_unique()
+    wrong = rows.filter((pl.col("status") == "ok") & ~(pl.col("nll").is_finite() & (pl.col("nll") > 0))).height
+    failed = rows.filter(pl.col("status") == "non_finite").height
+    sentence = (
+        f"{ids.len():,} chunks: {missing} without a score, {doubled} scored twice, {wrong} with an impossible score, "
+        f"{failed} on which the model returned no finite number."
+    )
+    return dg.AssetCheckResult(passed=not (missing or doubled or wrong or failed), description=sentence)
+
+
+@dg.asset_check(
+    asset=perplexity_scores,
+    blocking=True,
+    partitions_def=CORPUS_PARTITIONS,
+    description="A few stored scores equal the float64 one-chunk-at-a-time value within the tolerance of their dtype.",
+)
+def scores_match_the_oracle(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Score a fixed sample again, slowly and in float64."""
+    study, partition, snapshot = platform.study, context.partition_key, platform.lake.snapshot()
+    base = stored_base_model(snapshot)
+    policy = study_policy(study, base)
+    sql = """SELECT c.chunk_id, c.tokens, s.nll FROM {perplexity_scores} AS s
+             JOIN {chunks} AS c ON c.chunk_id = s.chunk_id AND c.corpus = s.corpus
+             WHERE s.corpus = $corpus AND s.scorer_id = $scorer AND s.status = 'ok'
+             ORDER BY hash(c.chunk_id) LIMIT $sample"""
+    parameters = {"corpus": partition, "scorer": policy.scorer_id, "sample": ORACLE_SAMPLE}
+    sample = snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), parameters)
+    if sample.is_empty():
+        return dg.AssetCheckResult(passed=True, description="No chunk of this corpus has a score.")
+    model64 = cached_model(base, "cpu", "float64", policy.attention if policy.attention != "flash_attention_2" else "sdpa")
+    truth = np.array([oracle_nll(model64, tokens, policy) for tokens in token_arrays(sample["tokens"])])
+    worst = float(np.max(np.abs(sample["nll"].to_numpy() / truth - 1.0)))
+    tolerance = ORACLE_TOLERANCE[policy.dtype]
+    sentence = (
+        f"Largest relative difference of {sample.height} sampled chunks from the float64 value: {worst:.1e}; "
+        f"accepted for {policy.dtype}: {tolerance:.0e}."
+    )
+    return dg.AssetCheckResult(passed=worst <= tolerance, description=sentence, metadata={"worst_relative": worst})
+
+
+def perplexity_landscape_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the landscape: every corpus' scores, and the fence."""
+    commits = lake.commits("perplexity_scores")
+    versions = {key: commits[key].data_version if key in commits else "" for key in study.corpus_partitions()}
+    return Inputs([CODE_VERSION, versions, study.landscape.model_dump()])
+
+
+@dg.asset(
+    group_name="perplexity",
+    deps=[perplexity_scores, chunks],
+    kinds={"duckdb"},
+    code_version=CODE_VERSION,
+    metadata={**table_metadata(PERPLEXITY_LANDSCAPE), "landscape_histogram": column_schema(LANDSCAPE_HISTOGRAM)},
+    description=(
+        "How perplexity is distributed over all candidate chunks: moments, quantiles, histogram; noise beyond a robust "
+        "fence is set aside before any moment is taken, counted and shown."
+    ),
+)
+def perplexity_landscape(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Draw the landscape of candidates, test set, general text, and each corpus."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = perplexity_landscape_inputs(study, step.lake, step.snapshot)
+    commit = step.unchanged(inputs)
+    if commit is None:
+        scorer_id = study_policy(study, stored_base_model(step.snapshot)).scorer_id
+        partitions = study.corpus_partitions()
+        scopes = {"candidates": "candidate", "test": "test", "general": "general"}
+        scored = {scope: scored_chunks(step.snapshot, partitions, scorer_id, split) for scope, split in scopes.items()}
+        for (corpus,), rows in scored["candidates"].group_by("corpus", maintain_order=True):
+            scored[f"corpus:{corpus}"] = rows
+        made = landscape_rows(scored, scorer_id, study.landscape.fence_mads, study.landscape.bins)
+        writes = [step.stage(PERPLEXITY_LANDSCAPE, made.landscape), step.stage(LANDSCAPE_HISTOGRAM, made.histogram)]
+        commit = step.write(writes, inputs, fingerprint(made.landscape.to_dicts()))
+    return _landscape_result(step, commit)
+
+
+def _landscape_result(step: Step, commit: Commit) -> dg.MaterializeResult:
+    snapshot = step.lake.snapshot()
+    rows, bars = snapshot.read(PERPLEXITY_LANDSCAPE), snapshot.read(LANDSCAPE_HISTOGRAM)
+    whole = rows.filter(pl.col("scope") == "candidates").row(0, named=True)
+    picture = plots.landscape(bars, rows, pl.DataFrame(schema=pl.Schema(REGIMES.schema)), size="small")
+    metadata = {
+        "mean": whole["mean"],
+        "deviation": whole["deviation"],
+        "candidate_tokens": whole["tokens"],
+        "noise_chunks": whole["noise_chunks"],
+        "landscape": dg.MetadataValue.md(plots.as_markdown(picture, "Distribution of chunk perplexity")),
+        "moments": dg.MetadataValue.md(
+            as_markdown_table(rows.select("scope", "chunks", "tokens", "mean", "deviation", "noise_chunks", "duplicate_chunks"))
+        ),
+    }
+    return step.result(commit, metadata, table=PERPLEXITY_LANDSCAPE, rows=rows.height)
+
+
+ASSETS = [base_model, perplexity_scores, perplexity_landscape]
+CHECKS = [every_chunk_is_scored, scores_match_the_oracle]

@@ -1,0 +1,16 @@
+"""Which device the model runs on."""
+
+import torch
+
+
+def resolve_device(wanted: str) -> str:
+    """``auto`` becomes cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or install a CUDA build of torch")
+    return wanted

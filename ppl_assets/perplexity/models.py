@@ -1,0 +1,284 @@
+"""The frozen base model: found, checked, fingerprinted, loaded.
+
+Belongs here: everything between what a study names and a loaded model. Weights come from safetensors or GGUF, never
+from pickle; code that a checkpoint brings along is never run.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import xxhash
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+
+from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
+
+WANTED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+"""Weights, configuration and tokenizer: what is downloaded of a repository."""
+
+UNWANTED_FILES = ["*/*", "consolidated*"]
+"""Copies of the weights in other layouts."""
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
+"""What the hub's HTTP client raises; which client that is differs between versions of huggingface_hub."""
+
+GeneralTexts = Callable[[], Iterable[str]]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The resolved base model; the columns of table base_model, where each is described."""
+
+    model_id: str
+    source: str
+    path: str
+    revision: str
+    weights_fingerprint: str
+    tokenizer_fingerprint: str
+    architecture: str
+    parameters: int
+    vocabulary: int
+    context_length: int
+    bos_id: int | None
+    eos_id: int | None
+
+
+def resolve_base_model(
+    source: str,
+    revision: str,
+    recipe: Recipe | None,
+    cache: Path,
+    general_texts: GeneralTexts | None,
+    progress: Progress | None = None,
+) -> BaseModel:
+    """Find or make the base model and say exactly which one it is.
+
+    Args:
+        source: ``recipe``, a ``.gguf`` file, a local folder, or a Hugging Face id.
+        revision: branch, tag or commit of a Hugging Face id; it is pinned to the commit.
+        recipe: for source ``recipe``.
+        cache: folder of trained and converted models.
+        general_texts: for source ``recipe``: gives the text it is trained on.
+        progress: called with tokens done, tokens in all and loss while a recipe trains.
+
+    Raises:
+        ModelError: the model cannot be had or used; one sentence says why and what to do.
+    """
+    weights = ""
+    if source == "recipe":
+        if recipe is None or general_texts is None:
+            raise ModelError("source = 'recipe' needs a recipe and general text; give both, or name a model")
+        folder = pretrain(recipe, general_texts(), cache, progress)
+        revision = folder.name.removeprefix("recipe-")
+    elif source.endswith(".gguf"):
+        weights = revision = _file_hash([_existing(Path(source))])
+        folder = _converted(Path(source), cache / f"gguf-{weights}")
+    elif Path(source).expanduser().exists():
+        folder, revision = Path(source).expanduser(), ""
+    elif source.startswith((".", "/", "~")):
+        raise ModelError(f"model folder {source} does not exist; name one that does, or a Hugging Face id")
+    else:
+        folder, revision = _downloaded(source, revision)
+    files = check_folder(folder)
+    weights = weights or _file_hash(files)
+    return _described(source, folder, revision or weights, weights)
+
+
+def load_model(base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+    """The model in eval mode, in exactly this dtype.
+
+    ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
+    1.7 % of perplexity.
+
+    Raises:
+        ModelError: weights are missing from the checkpoint: transformers would fill them with random numbers.
+    """
+    check_folder(Path(base.path))
+    disable_progress_bar()
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        base.path,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = sorted(loaded["missing_keys"]) + sorted(str(key) for key in loaded["mismatched_keys"])
+    if missing:
+        raise ModelError(f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; give a complete checkpoint")
+    return model.to(device).eval()
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of the base model."""
+    return _tokenizer(Path(base.path))
+
+
+def check_folder(folder: Path) -> list[Path]:
+    """The weight files of a model folder, sorted by name.
+
+    Raises:
+        ModelError: configuration or weights are missing, weights are pickled, or the checkpoint brings its own code.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file() and "auto_map" in _json(file):
+            raise ModelError(f"{folder} brings its own code (auto_map in {name}), which is never run; give a model that transformers knows")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote")
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    files = [folder / name for name in names]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent and any(next(folder.glob(pattern), None) for pattern in PICKLES):
+        raise ModelError(f"{folder} holds pickled weights, which can run code when loaded; convert them to safetensors")
+    if absent:
+        raise ModelError(f"{folder} has no {', '.join(absent)}; give a complete folder with safetensors weights")
+    return files
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Hash of the serialized tokenizer, whatever truncation and padding were last set; 32 hexadecimal digits."""
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return xxhash.xxh3_128_hexdigest(copy.to_str().encode())
+
+
+def _described(source: str, folder: Path, revision: str, weights: str) -> BaseModel:
+    """Configuration and tokenizer of a checked folder."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{folder} is no causal language model that transformers {transformers.__version__} knows: {_first_line(error)}") from error
+    tokenizer = _tokenizer(folder)
+    text_config: Any = config.get_text_config()
+    context = getattr(text_config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if context > 2**31:  # transformers' "unlimited"
+        raise ModelError(f"{folder} does not say how long its context is; add max_position_embeddings to its config.json")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model {rows}; give the model's own tokenizer")
+    tokens = tokenizer_fingerprint(tokenizer)
+    return BaseModel(
+        model_id=xxhash.xxh3_128_hexdigest(f"{weights} {tokens}".encode()),
+        source=source,
+        path=str(folder),
+        revision=revision,
+        weights_fingerprint=weights,
+        tokenizer_fingerprint=tokens,
+        architecture=type(model).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        vocabulary=len(tokenizer),
+        context_length=int(context),
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+    )
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(f"{folder} has no tokenizer that can be loaded; put its tokenizer.json there ({_first_line(error)})") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"{folder} has only a slow tokenizer; give a folder with tokenizer.json")
+    return tokenizer
+
+
+def _converted(file: Path, target: Path) -> Path:
+    """A GGUF file as a safetensors folder in float32: dequantized once, loaded quickly ever after."""
+    if (target / "config.json").is_file():
+        return target
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
+        raise ModelError(f"{file} cannot be read as GGUF; give a file of an architecture that transformers converts ({_first_line(error)})") from error
+    disable_progress_bar()
+    with saved_at_once(target) as partial:
+        model.save_pretrained(partial, safe_serialization=True)
+        tokenizer.save_pretrained(partial)
+    return target
+
+
+def _downloaded(source: str, revision: str) -> tuple[Path, str]:
+    """Folder and commit of a Hugging Face model; a copy that is already on this machine serves without network."""
+    wanted = {"repo_id": source, "allow_patterns": WANTED_FILES, "ignore_patterns": UNWANTED_FILES}
+    try:
+        info = HfApi().model_info(source, revision=revision)
+        names = [file.rfilename for file in info.siblings or []]
+        if names and not any(name.endswith(".safetensors") for name in names):
+            raise ModelError(f"{source} has no safetensors weights, and pickled ones can run code when loaded; name a repository or revision with safetensors")
+        return Path(snapshot_download(revision=info.sha, **wanted)), str(info.sha)
+    except GatedRepoError as error:
+        raise ModelError(f"{source} is gated; accept its terms and log in with `hf auth login`, or give a local folder") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{source} has no revision {revision!r}; name a branch, tag or commit that it has") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"no model {source!r} on the Hugging Face hub; check the id, or give a local folder or .gguf file") from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, TRANSPORT_ERROR, OSError) as error:
+        return _on_this_machine(source, revision, wanted, error)
+
+
+def _on_this_machine(source: str, revision: str, wanted: dict[str, Any], error: BaseException) -> tuple[Path, str]:
+    try:
+        folder = Path(snapshot_download(revision=revision, local_files_only=True, **wanted))
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{source} is neither a local path nor on this machine, and the Hugging Face hub cannot be reached; give a "
+            "local folder or .gguf file, or run once with network"
+        ) from error
+    return folder, folder.name
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise ModelError(f"model file {file} does not exist; name one that does")
+    return file
+
+
+def _file_hash(files: list[Path]) -> str:
+    """Hash of the names' order and the bytes of files, read in blocks; 32 hexadecimal digits."""
+    state = xxhash.xxh3_128()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                state.update(block)
+    return state.hexdigest()
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{file} is not valid JSON; give a complete model folder") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is no JSON object; give a complete model folder")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,88 @@
+"""From chunks and scores to rows of ``perplexity_scores``, and back from a killed run.
+
+Belongs here: the table's derived columns, and the spool in which finished batches wait for the partition's one commit.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ppl_assets.perplexity.scorer import Scores, bits_per_byte
+from ppl_assets.tables import PERPLEXITY_SCORES
+
+_SCHEMA = pl.Schema(PERPLEXITY_SCORES.schema)
+
+
+def score_rows(chunks: pl.DataFrame, scores: Scores, corpus: str, scorer_id: str) -> pl.DataFrame:
+    """Rows of ``perplexity_scores``.
+
+    Args:
+        chunks: chunk_id, n_tokens, n_bytes, first_token_bytes of the scored chunks, in the scores' order.
+        scores: their scores.
+        corpus: corpus partition.
+        scorer_id: the scorer.
+    """
+    n_tokens = chunks["n_tokens"].to_numpy()
+    first_unscored = scores.n_scored < n_tokens
+    scored_bytes = chunks["n_bytes"].to_numpy() - np.where(first_unscored, chunks["first_token_bytes"].to_numpy(), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        per_byte = bits_per_byte(scores.nll, np.maximum(scored_bytes, 1))
+    rows = pl.DataFrame(
+        {
+            "chunk_id": chunks["chunk_id"],
+            "corpus": corpus,
+            "scorer_id": scorer_id,
+            "n_tokens": n_tokens,
+            "n_scored": scores.n_scored,
+            "scored_bytes": scored_bytes,
+            "nll": scores.nll,
+            "nll_square_sum": scores.nll_square_sum,
+            "ppl": scores.ppl,
+            "log_ppl": scores.log_ppl,
+            "bits_per_byte": per_byte,
+            "max_token_nll": scores.max_token_nll,
+            "nll_first_half": scores.nll_first_half,
+            "nll_second_half": scores.nll_second_half,
+            "status": scores.status,
+        }
+    )
+    return rows.with_columns(pl.col(pl.Float64).fill_nan(None)).select(list(_SCHEMA)).cast(dict(_SCHEMA))
+
+
+class ScoreSpool:
+    """Finished batches of one partition under one scorer, kept until they are committed.
+
+    A killed run leaves whole files only: a batch is written beside its name and renamed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob("*.part"):
+            left.unlink()
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Keep one batch."""
+        name = f"{len(list(self.folder.glob('*.parquet'))):06d}.parquet"
+        partial = self.folder / f"{name}.part"
+        rows.write_parquet(partial)
+        partial.rename(self.folder / name)
+
+    def rows(self) -> pl.DataFrame:
+        """Everything kept."""
+        files = sorted(self.folder.glob("*.parquet"))
+        return pl.concat([pl.read_parquet(file) for file in files]) if files else pl.DataFrame(schema=_SCHEMA)
+
+    def clear(self) -> None:
+        """Forget everything: it has been committed."""
+        for file in self.folder.glob("*.parquet"):
+            file.unlink()
+        self.folder.rmdir()
+
+
+def merged(parts: Iterable[pl.DataFrame], chunk_ids: set[str]) -> pl.DataFrame:
+    """The rows of these chunks, each once, sorted: the same whether or not the run was interrupted."""
+    rows = pl.concat([part.select(list(_SCHEMA)) for part in parts])
+    return rows.filter(pl.col("chunk_id").is_in(list(chunk_ids))).unique("chunk_id", keep="first").sort("chunk_id")

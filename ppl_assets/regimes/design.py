@@ -1,0 +1,184 @@
+"""The trial design: which (mean, deviation) of perplexity to train on, and the subsets that have them."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl_assets.regimes.candidates import Candidates, IntArray, KeyArray, SelectionError
+from ppl_assets.regimes.ordering import prefix_order
+from ppl_assets.regimes.reachable import ReachableRegion
+from ppl_assets.regimes.sampler import Target, draw_tilt
+
+PLAUSIBLE = (0.08, 0.92)
+"""Grid means lie between those of bands centred at these quantiles: beyond, only a few percent of the corpus is left."""
+
+FACE_MARGIN = 0.10
+"""The grid's faces lie at least this share of the log ranges inside. On the boundary a subset is a contiguous band or two
+clumps, whose loss says little about the subsets in between; the largest errors of a fitted law are there."""
+
+MOST_SHARE = 0.9
+"""A trial of more than this share of the candidates leaves no room for regimes to differ."""
+
+CENTRE = "centre"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A place in the design; replicates of one place differ in ``replicate`` and are drawn and trained with other seeds."""
+
+    name: str
+    mu: float
+    sigma: float
+    replicate: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A regime's subset, drawn and in training order.
+
+    ``index`` is int64 [n], positions into the candidates; ``subset_hash`` covers the chunk keys in this order.
+    """
+
+    name: str
+    regime: str
+    mu_target: float
+    sigma_target: float
+    mu: float
+    sigma: float
+    tokens: int
+    seed: int
+    index: IntArray
+    objective: float
+    kl_nats: float
+    prefix_error: float
+    subset_hash: str
+    message: str
+
+
+def face_grid(
+    region: ReachableRegion,
+    candidates: Candidates,
+    tokens: int,
+    grid: int = 3,
+    inside: float = 0.02,
+    *,
+    repeats: int = 2,
+    anchors: Mapping[str, tuple[float, float]] | None = None,
+) -> list[Regime]:
+    """A grid in (ln mean, ln deviation) over the reachable region, its centre repeated, and anchors.
+
+    The region is no rectangle: means are equally spaced in ln mu between the bands at the PLAUSIBLE quantiles, and at
+    each mean the deviations are equally spaced in ln sigma between the least and greatest reachable there, both kept
+    FACE_MARGIN inside.
+
+    Args:
+        region: the region at the largest number of tokens trained on: smaller subsets reach more.
+        candidates: N chunks.
+        tokens: tokens of a trial, the largest D.
+        grid: levels a side.
+        inside: share of the log ranges that anchors keep from the boundary, and the grid at least.
+        repeats: further replicates of the centre.
+        anchors: named extra points, for instance the corpus' own moments and the test set's; those outside are moved to
+            the nearest point inside.
+
+    Returns:
+        ``grid-IJ`` (I level of the mean, J of the deviation) with the middle one called ``centre``; then the replicates
+        of the centre; then the anchors. An even grid gets a centre of its own.
+
+    Raises:
+        SelectionError: the candidates are too few or all alike, or an anchor's name is not a partition key.
+    """
+    if tokens > MOST_SHARE * candidates.total_tokens:
+        raise SelectionError(
+            f"a trial of {tokens} tokens takes nearly all of the {candidates.total_tokens} candidate tokens, so regimes "
+            f"cannot differ; lower trials.tokens below {int(MOST_SHARE * candidates.total_tokens)} or add text"
+        )
+    low, high = region.inner_mu_range(max(inside, FACE_MARGIN))
+    low, high = max(low, region.band_at(PLAUSIBLE[0])), min(high, region.band_at(PLAUSIBLE[1]))
+    if not low < high:
+        raise SelectionError(
+            "the candidates' perplexities hardly differ, so no regimes can be laid out; check the scores"
+        )
+    levels = np.geomspace(low, high, grid)
+    regimes = [
+        Regime(f"grid-{row}{column}", float(mu), float(sigma))
+        for row, mu in enumerate(levels)
+        for column, sigma in enumerate(_deviations(region, float(mu), grid, inside))
+    ]
+    middle = float(np.sqrt(low * high))
+    centre = Regime(CENTRE, middle, float(_deviations(region, middle, 3, inside)[1]))
+    if grid % 2:
+        regimes[len(regimes) // 2] = centre
+    else:
+        regimes.append(centre)
+    regimes += [Regime(CENTRE, centre.mu, centre.sigma, replicate) for replicate in range(1, repeats + 1)]
+    for name, (mu, sigma) in (anchors or {}).items():
+        if not NAME.fullmatch(name):
+            raise SelectionError(
+                f"anchor {name!r} cannot name a trial; use a-z, 0-9, _ and -, starting with a letter or digit"
+            )
+        regimes.append(Regime(name, *region.nearest(mu, sigma, inside)[:2]))
+    return regimes
+
+
+def build_trials(
+    candidates: Candidates, regimes: Sequence[Regime], tokens: int, seed: int, prefixes: Sequence[int]
+) -> list[Trial]:
+    """Draw and order the subset of every regime.
+
+    Common random numbers: all regimes share ``seed``, so that their differences are the regimes'; replicate r uses
+    seed + r. A trial's name carries the regime, the seed and the hash of its chunks in order: the same subset keeps its
+    name, another subset is another trial.
+
+    Args:
+        candidates: N chunks.
+        regimes: from :func:`face_grid`.
+        tokens: tokens of each trial.
+        seed: any non-negative integer.
+        prefixes: token counts at which the loss will be measured.
+
+    Raises:
+        SelectionError: the budget or a prefix is below one chunk.
+    """
+    return [_trial(candidates, regime, tokens, seed + regime.replicate, list(prefixes)) for regime in regimes]
+
+
+def subset_hash(keys: KeyArray) -> str:
+    """Hash of chunk keys in order: 32 hexadecimal digits."""
+    return hashlib.blake2b(keys.astype("<u8").tobytes(), digest_size=16).hexdigest()
+
+
+def _trial(candidates: Candidates, regime: Regime, tokens: int, seed: int, prefixes: list[int]) -> Trial:
+    """One trial."""
+    drawn = draw_tilt(candidates, Target(regime.mu, regime.sigma, tokens), seed=seed)
+    order, error = prefix_order(
+        candidates.ppl[drawn.index], candidates.tokens[drawn.index], seed=seed, prefixes=prefixes
+    )
+    index = drawn.index[order]
+    digest = subset_hash(candidates.key[index])
+    return Trial(
+        name=f"{regime.name}-s{seed}-{digest[:8]}",
+        regime=regime.name,
+        mu_target=regime.mu,
+        sigma_target=regime.sigma,
+        mu=drawn.mu,
+        sigma=drawn.sigma,
+        tokens=drawn.tokens,
+        seed=seed,
+        index=index,
+        objective=drawn.objective,
+        kl_nats=drawn.kl_nats,
+        prefix_error=error,
+        subset_hash=digest,
+        message=drawn.message,
+    )
+
+
+def _deviations(region: ReachableRegion, mu: float, levels: int, inside: float) -> np.ndarray:
+    """Deviations equally spaced in ln sigma over what is reachable at a mean, [levels]."""
+    low, high = region.inner_bounds(mu, max(inside, FACE_MARGIN))
+    return np.geomspace(float(low), float(high), levels)

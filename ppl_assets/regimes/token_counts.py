@@ -1,0 +1,30 @@
+"""At how many tokens a run is measured: the design orders subsets by it, the runner stops there."""
+
+import math
+
+import numpy as np
+
+
+def measured_token_counts(tokens: int, batch_tokens: int, span: float, points: int) -> list[int]:
+    """Token counts at which a run is measured: log-spaced over at least ``span``, whole steps, the last = ``tokens``.
+
+    Where steps are too coarse to tell two counts apart they are one, so there may be fewer than ``points``.
+
+    Args:
+        tokens: tokens of the run.
+        batch_tokens: tokens a step.
+        span: largest over smallest count.
+        points: counts wanted.
+
+    Raises:
+        ValueError: the run has fewer steps than ``span``.
+    """
+    steps = tokens / batch_tokens
+    if steps < span:
+        raise ValueError(
+            f"tokens = {tokens} are {steps:.1f} steps of {batch_tokens}; a span of {span:g} needs that many: "
+            f"raise tokens to {math.ceil(span * batch_tokens)}, or lower batch_tokens or span"
+        )
+    first = math.floor(steps / span)
+    counts = {round(step) * batch_tokens for step in np.geomspace(first, steps, points)[:-1]}
+    return [*sorted(count for count in counts if count < tokens), tokens]

@@ -1,0 +1,44 @@
+"""Rival selections: the same interface and budget as the sampler, and no target that they follow.
+
+Random; lowest, middle and highest perplexity (Marion et al. 2023, arXiv 2309.04564; Ankner et al. 2024, arXiv
+2405.20541); Gaussian importance in perplexity (BERTIN, De la Rosa et al. 2022, arXiv 2207.06814).
+Each returns positions into the candidates, at most the budget and less than one chunk below it.
+"""
+
+import numpy as np
+
+from ppl_assets.regimes.candidates import Candidates, IntArray
+from ppl_assets.regimes.sampler import Target, fill_budget
+
+
+def random(candidates: Candidates, target: Target, seed: int) -> IntArray:
+    """Chunks in the order of a hash of (key, seed)."""
+    return fill_budget(candidates, np.argsort(candidates.uniforms(seed)), target.tokens)
+
+
+def lowest(candidates: Candidates, target: Target, seed: int) -> IntArray:
+    """The lowest perplexities, ties by hash."""
+    return fill_budget(candidates, np.lexsort((candidates.uniforms(seed), candidates.ppl)), target.tokens)
+
+
+def highest(candidates: Candidates, target: Target, seed: int) -> IntArray:
+    """The highest perplexities, ties by hash."""
+    return fill_budget(candidates, np.lexsort((candidates.uniforms(seed), -candidates.ppl)), target.tokens)
+
+
+def middle(candidates: Candidates, target: Target, seed: int) -> IntArray:
+    """The ranks around the median, equally far on both sides."""
+    by_rank = np.lexsort((candidates.uniforms(seed), candidates.ppl))
+    from_median = np.argsort(np.abs(np.arange(candidates.count) - (candidates.count - 1) / 2), kind="stable")
+    return fill_budget(candidates, by_rank[from_median], target.tokens)
+
+
+def gaussian(candidates: Candidates, target: Target, seed: int) -> IntArray:
+    """Weighted draws without replacement, weight exp(-(x - mu*)^2 / (2 sigma*^2)).
+
+    Exponential keys (Efraimidis & Spirakis 2006): the smallest of -ln(uniform) / weight, compared as logarithms so that
+    no weight underflows.
+    """
+    distance = (candidates.ppl - target.mu) / target.sigma
+    keys = np.log(-np.log(candidates.uniforms(seed))) + distance**2 / 2
+    return fill_budget(candidates, np.argsort(keys), target.tokens)

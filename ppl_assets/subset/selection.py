@@ -1,0 +1,67 @@
+"""One interface to every selection: the subset that the law asks for, and the rivals it is compared with."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ppl_assets.regimes.candidates import Candidates, SelectionError
+from ppl_assets.regimes.sampler import Drawn, Target, describe, draw_tilt, require_budget
+from ppl_assets.subset import rivals
+from ppl_assets.subset.greedy import greedy_dos
+
+_RIVALS = {
+    "random": rivals.random,
+    "lowest": rivals.lowest,
+    "middle": rivals.middle,
+    "highest": rivals.highest,
+    "gaussian": rivals.gaussian,
+}
+
+SELECTIONS = ("selected", "tilt", "matched", "greedy_dos", *_RIVALS)
+"""Names that :func:`select` knows; ``selected`` is drawn by the method of the options."""
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """How ``selected`` is drawn, and the greedy selection's objective."""
+
+    method: Literal["tilt", "greedy_dos"] = "tilt"
+    objective: Literal["relative", "paper"] = "relative"
+    w_mu: float = 1.0
+    w_sigma: float = 1.0
+
+
+def select(
+    name: str, candidates: Candidates, target: Target, *, seed: int, options: SelectionOptions | None = None
+) -> Drawn:
+    """Draw a subset by its strategy's name.
+
+    Args:
+        name: one of SELECTIONS.
+        candidates: N chunks.
+        target: token budget, and the moments: the law's optimum for ``selected``, the test set's own for ``matched``.
+            Strategies that follow no moments are still measured against them.
+        seed: any integer.
+        options: method and objective; the defaults are the tilt and the relative J.
+
+    Raises:
+        SelectionError: unknown name, or a budget below one chunk.
+    """
+    options = options or SelectionOptions()
+    if name not in SELECTIONS:
+        raise SelectionError(f"selection {name!r} is not known; use one of {', '.join(SELECTIONS)}")
+    require_budget(candidates, target.tokens)
+    method = options.method if name == "selected" else name
+    if method in ("tilt", "matched"):
+        return draw_tilt(candidates, target, seed=seed)
+    if method == "greedy_dos":
+        index = greedy_dos(
+            candidates, target, seed, objective=options.objective, w_mu=options.w_mu, w_sigma=options.w_sigma
+        )
+    else:
+        index = _RIVALS[method](candidates, target, seed)
+    if index.size == 0:
+        raise SelectionError(
+            f"{name} with a budget of {target.tokens} tokens takes no chunk: its first choice is longer than that; "
+            f"give at least {candidates.longest} tokens"
+        )
+    return describe(candidates, index, target, status=method)

@@ -1,0 +1,121 @@
+"""The trials group in Dagster: trial_losses."""
+
+import dagster as dg
+import polars as pl
+
+from ppl_assets.fingerprint import fingerprint
+from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.markdown import as_markdown_table
+from ppl_assets.perplexity.assets import base_model, cached_model, chunks, stored_base_model, study_policy
+from ppl_assets.perplexity.device import resolve_device
+from ppl_assets.regimes.assets import regime_partitions
+from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
+from ppl_assets.study import Study
+from ppl_assets.tables import REGIME_PARTITIONS, REGIMES, TRIAL_LOSSES
+from ppl_assets.trials.training import Setting, TrainingError, point_rows, study_setting, token_ids_of, train
+
+CODE_VERSION = "1"
+"""Of the rows around a run; the training loop has a version of its own in the setting's fingerprint."""
+
+
+def current_setting(study: Study, snapshot: Snapshot) -> Setting:
+    """The setting under which the study's trials are comparable now."""
+    return study_setting(study, snapshot, study_policy(study, stored_base_model(snapshot)))
+
+
+def _subset(snapshot: Snapshot, trial: str) -> tuple[pl.DataFrame, int]:
+    """A trial's chunks in training order, and its seed.
+
+    Raises:
+        TrainingError: the present design has no such trial.
+    """
+    rows = snapshot.read(REGIME_PARTITIONS, ["rank", "chunk_id", "corpus", "ppl"], {"trial": trial}).sort("rank")
+    if rows.is_empty():
+        known = ", ".join(snapshot.read(REGIMES, ["trial"])["trial"]) or "none yet"
+        raise TrainingError(f"trial {trial!r} is not in the present design ({known}); materialize regime_partitions, then its trials")
+    return rows, int(snapshot.read(REGIMES, ["seed"], {"trial": trial}).item())
+
+
+def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
+    """What decides a trial: its setting, its chunks in order, its seed."""
+    rows, seed = _subset(snapshot, partition)
+    setting = current_setting(study, snapshot)
+    name = setting.fingerprint(rows["chunk_id"].to_list(), seed)
+    return Inputs([CODE_VERSION, name], {"trial_fingerprint": name, "setting_id": setting.setting_id})
+
+
+@dg.asset(
+    group_name="trials",
+    deps=[regime_partitions, base_model, chunks],
+    partitions_def=TRIAL_PARTITIONS,
+    kinds={"pytorch", "duckdb"},
+    code_version=CODE_VERSION,
+    pool=GPU_POOL,
+    metadata=table_metadata(TRIAL_LOSSES),
+    description=(
+        "Test loss at several token counts of one short continual pre-training run from the base model's weights. "
+        "A trial whose subset, recipe, base model and test set are unchanged is never run twice."
+    ),
+)
+def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Train one trial and measure it."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = trial_losses_inputs(study, step.lake, step.snapshot, step.partition)
+    commit = step.unchanged(inputs)
+    if commit is None:
+        subset, seed = _subset(step.snapshot, step.partition)
+        setting, device = current_setting(study, step.snapshot), resolve_device(study.study.device)
+        base = stored_base_model(step.snapshot)
+        progress = step.progress("tokens")
+        points = train(
+            cached_model(base, device, "float32", setting.policy.attention),
+            setting,
+            subset,
+            token_ids_of(step.snapshot, subset),
+            seed,
+            device,
+            study.score.row_tokens,
+            lambda seen, total, loss: progress.update(seen, total, f"loss {loss:.3f}"),
+        )
+        rows = point_rows(points, seed, setting, inputs.facts["trial_fingerprint"]).with_columns(trial=pl.lit(step.partition))
+        commit = step.write([step.stage(TRIAL_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
+    return _trial_result(step, commit)
+
+
+def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
+    rows = step.lake.snapshot().read(TRIAL_LOSSES, where={"trial": step.partition}).sort("point")
+    last = rows.row(-1, named=True)
+    columns = ["tokens", "mu", "sigma", "test_loss", "general_loss", "is_warmup", "seconds", "status"]
+    metadata = {
+        "test_loss": last["test_loss"],
+        "tokens": last["tokens"],
+        "tokens_per_second": round(last["tokens_per_second"], 1),
+        "training_seconds": round(last["seconds"], 2),
+        "status": last["status"],
+        "points": dg.MetadataValue.md(as_markdown_table(rows.select(columns))),
+    }
+    return step.result(commit, metadata, table=TRIAL_LOSSES, rows=rows.height)
+
+
+@dg.asset_check(
+    asset=trial_losses,
+    partitions_def=TRIAL_PARTITIONS,
+    description="The run did not diverge, and training lowered the test loss.",
+)
+def trial_learned(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Compare the last loss with the base model's own."""
+    rows = platform.lake.snapshot().read(TRIAL_LOSSES, where={"trial": context.partition_key}).sort("point")
+    first, last = rows["test_loss"][0], rows["test_loss"][-1]
+    diverged = (rows["status"] != "ok").any()
+    if diverged:
+        sentence = "The run diverged: a loss was not finite. It is left out of the fit; lower trials.learning_rate."
+    else:
+        verb = "fell" if last < first else "rose"
+        sentence = f"Test loss {verb} from {first:.4f} to {last:.4f} nats a token over {rows['tokens'][-1]:,} tokens."
+    return dg.AssetCheckResult(
+        passed=bool(not diverged and last < first), severity=dg.AssetCheckSeverity.WARN, description=sentence
+    )
+
+
+ASSETS = [trial_losses]
+CHECKS = [trial_learned]

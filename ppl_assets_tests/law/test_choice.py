@@ -1,0 +1,109 @@
+import time
+
+import numpy as np
+import pytest
+
+from ppl_assets.law.checks import checks
+from ppl_assets.law.choice import candidates, choose, fit_all, judged
+from ppl_assets.law.observations import measured_noise
+from ppl_assets.law.region import SearchRegion
+from ppl_assets_tests.law.synthetic import GRID, trials
+
+
+def study(name: str, noise: float = 0.001, replicates: int = 20, regimes=None, seed: int = 0):
+    obs = trials(name, run_noise=noise, point_noise=noise, seed=seed, regimes=regimes)
+    region = SearchRegion.of(obs)
+    return obs, region, fit_all(obs, region, noise_pct=measured_noise(obs), replicates=replicates)
+
+
+@pytest.fixture(scope="module")
+def bowl():
+    return study("quadratic bowl")
+
+
+def passed(findings) -> dict[str, bool]:
+    return {finding.name: finding.passed for finding in findings}
+
+
+def test_every_form_is_fitted_with_every_link(bowl):
+    assert [r.key for r in bowl[2]] == candidates()
+    assert len(bowl[2]) == 12
+
+
+def test_the_true_form_is_chosen_and_the_reason_says_why(bowl):
+    chosen = choose(bowl[2])
+    assert chosen.key == ("quadratic", "anchored", "deviation")
+    assert "left-out runs" in chosen.choice_reason
+    assert chosen.optimum.kind == "interior_bowl"
+
+
+def test_all_forms_are_compared_on_the_same_points(bowl):
+    assert len({(r.fit.points, r.fit.set_aside) for r in bowl[2]}) == 1
+
+
+def test_weights_sum_to_one_within_a_link(bowl):
+    for link in ("paper", "anchored"):
+        assert sum(r.aicc_weight for r in bowl[2] if r.fit.link == link) == pytest.approx(1.0)
+
+
+def test_one_form_is_marked_and_every_other_says_why_not(bowl):
+    rows = judged(bowl[2], choose(bowl[2]))
+    assert [r.is_chosen for r in rows].count(True) == 1
+    assert all(r.choice_reason for r in rows)
+
+
+def test_the_papers_form_can_be_asked_for_and_the_price_is_said(bowl):
+    chosen = choose(bowl[2], "paper")
+    assert chosen.key == ("paper", "paper", "deviation")
+    assert "would have been chosen" in chosen.choice_reason
+
+
+def test_a_sound_study_passes_its_checks(bowl):
+    obs, region, results = bowl
+    findings = checks(results, choose(results), obs, region, measured_noise(obs))
+    assert all(passed(findings).values()), [f.sentence for f in findings if not f.passed]
+
+
+def test_where_only_tokens_matter_the_checks_say_so():
+    obs, region, results = study("nothing", noise=0.002, seed=1)
+    result = passed(checks(results, choose(results), obs, region, measured_noise(obs)))
+    assert not result["optimum_inside"]
+    assert not result["surface_significant"]
+    assert not result["better_than_tokens_alone"]
+
+
+def test_few_runs_a_short_span_and_no_repeats_are_said():
+    obs, region, results = study("edge", regimes=GRID[:3] + GRID[6:])
+    short = obs.subset(obs.tokens > 8_000)
+    result = passed(checks(fit_all(short, region, replicates=0), choose(results), short, region))
+    assert not result["enough_runs"]
+    assert not result["token_span"]
+    assert not result["noise_measured"]
+
+
+def test_units_that_rule_a_bowl_out_are_said():
+    regimes = [(m, s) for m in (4.0, 6.0, 8.0) for s in (2.0, 3.0, 5.0)]
+    obs, region, results = study("edge", regimes=regimes, replicates=0)
+    result = passed(checks(results, choose(results, "paper"), obs, region))
+    assert not result["bowl_possible"]
+
+
+def test_too_few_points_end_in_words_not_in_an_error():
+    obs = trials("edge", regimes=GRID[:1])
+    region = SearchRegion.of(obs)
+    results = fit_all(obs, region)
+    chosen = choose(results)
+    assert not chosen.fit.is_usable
+    assert not passed(checks(results, chosen, obs, region))["law_fitted"]
+
+
+def test_the_whole_comparison_of_84_points_stays_under_twenty_seconds():
+    began = time.process_time()
+    study("scale-free edge", replicates=200)
+    assert time.process_time() - began < 20
+
+
+def test_the_same_study_gives_the_same_choice(bowl):
+    again = study("quadratic bowl")[2]
+    assert choose(again).key == choose(bowl[2]).key
+    assert np.array_equal(choose(again).bootstrap.E, choose(bowl[2]).bootstrap.E)

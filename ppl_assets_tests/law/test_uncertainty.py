@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from ppl_assets.law.fit import fit
+from ppl_assets.law.leave_out import leave_one_run_out, pairwise_accuracy, rank_correlation
+from ppl_assets.law.observations import Observations
+from ppl_assets.law.uncertainty import akaike_weights, bootstrap, delta_interval, effect_p_value, noise_parts
+from ppl_assets_tests.law.synthetic import GRID, TRUTHS, trials, truth
+
+
+def test_a_left_out_run_is_predicted_by_a_fit_that_saw_none_of_its_points():
+    obs = trials("edge", run_noise=0.002, seed=1)
+    left_out = leave_one_run_out(obs, "no_interaction", "anchored")
+    rest = fit(obs.without_run(4), "no_interaction", "anchored")
+    mine = obs.run == 4
+    expected = rest.predict(obs.mu[mine], obs.sigma[mine], obs.tokens[mine])
+    np.testing.assert_allclose(left_out.predicted[left_out.run == 4], expected, rtol=1e-7)
+    assert len(left_out.by_run) == len(obs.runs)
+
+
+def test_an_exact_law_predicts_left_out_runs_exactly():
+    left_out = leave_one_run_out(trials("scale-free edge", regimes=GRID), "scale_free", "anchored")
+    assert left_out.max_pct < 1e-6
+    assert left_out.pairwise_accuracy == 1.0
+
+
+def test_too_few_runs_to_leave_one_out_give_no_errors():
+    left_out = leave_one_run_out(trials("edge", regimes=GRID[:3]), "no_interaction", "anchored")
+    assert np.isnan(left_out.predicted).all()
+    assert np.isnan(left_out.median_pct)
+
+
+def test_ranks_of_predictions():
+    observed = np.array([1.0, 2.0, 3.0, 4.0])
+    assert pairwise_accuracy(observed, np.array([1.0, 2.0, 4.0, 3.0])) == pytest.approx(5 / 6)
+    assert rank_correlation(observed, observed**2) == pytest.approx(1.0)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    mu, sigma = np.array([(100.0, 50.0), (200.0, 110.0), (400.0, 250.0)]).T
+    tokens = np.full(3, 64e3)
+    known = truth("quadratic bowl", mu, sigma, tokens)
+    hits = {"bootstrap": [], "delta": [], "floor": []}
+    for seed in range(30):
+        obs = trials("quadratic bowl", run_noise=0.002, point_noise=0.001, seed=seed)
+        law = fit(obs, "quadratic", "anchored")
+        refits = bootstrap(obs, law, replicates=100, seed=seed)
+        low, high = refits.interval(refits.predict(mu, sigma, tokens))
+        hits["bootstrap"] += list((low <= known) & (known <= high))
+        low, high = delta_interval(law, mu, sigma, tokens)
+        hits["delta"] += list((low <= known) & (known <= high))
+        low, high = refits.floor_interval()
+        hits["floor"].append(low <= 3.5 <= high)
+    assert np.mean(hits["bootstrap"]) >= 0.85
+    assert np.mean(hits["delta"]) >= 0.85
+    assert np.mean(hits["floor"]) >= 0.85
+
+
+def test_constants_lie_within_their_intervals_at_a_third_of_a_percent_noise():
+    form, link, _, coefficients = TRUTHS["quadratic bowl, paper's link"]
+    hits = []
+    for seed in range(10):
+        obs = trials("quadratic bowl, paper's link", point_noise=0.003, seed=seed)
+        low, high = bootstrap(obs, form, link, replicates=100, seed=seed).coefficient_intervals()
+        hits.append((low <= coefficients) & (coefficients <= high))
+    assert np.mean(hits) >= 0.85
+
+
+@pytest.mark.parametrize("scheme", ["exchange", "pairs"])
+def test_the_same_seed_gives_the_same_refits(scheme):
+    obs = trials("edge", run_noise=0.002)
+    draws = [bootstrap(obs, "no_interaction", "anchored", 20, seed, scheme=scheme).E for seed in (1, 1, 2)]
+    assert (draws[0] == draws[1]).all()
+    assert not np.array_equal(draws[0], draws[2])
+
+
+def test_each_refit_is_the_fit_of_its_own_data():
+    obs = trials("edge", run_noise=0.002, seed=2)
+    refits = bootstrap(obs, "no_interaction", "anchored", 5, seed=3, scheme="pairs")
+    drawn = np.random.default_rng(3).multinomial(len(obs.runs), np.full(len(obs.runs), 1 / len(obs.runs)), size=5)
+    rows = np.repeat(np.arange(len(obs)), drawn[0][obs.run_index])
+    resampled = Observations(
+        obs.mu[rows], obs.sigma[rows], obs.tokens[rows], obs.loss[rows], obs.run[rows], obs.base_loss
+    )
+    again = fit(resampled, "no_interaction", "anchored")
+    np.testing.assert_allclose(refits.coefficients[0], again.coefficients, rtol=1e-5)
+
+
+def test_nothing_is_resampled_without_a_law():
+    with pytest.raises(ValueError, match="nothing to resample"):
+        bootstrap(trials("quadratic bowl", regimes=GRID[:4]), "quadratic")
+
+
+def test_noise_is_split_into_what_runs_share_and_what_points_do_not():
+    parts = [noise_parts(fit(trials("edge", 0.004, 0.001, seed=s), "no_interaction", "anchored")) for s in range(20)]
+    assert np.sqrt(np.mean([p.run**2 for p in parts])) == pytest.approx(0.004, rel=0.25)
+    assert np.sqrt(np.mean([p.point**2 for p in parts])) == pytest.approx(0.001, rel=0.15)
+
+
+def test_the_effect_test_holds_its_level_where_only_tokens_matter():
+    p_values = []
+    for seed in range(100):
+        obs = trials("nothing", run_noise=0.003, point_noise=0.001, seed=seed)
+        p_values.append(effect_p_value(fit(obs, "quadratic", "anchored"), fit(obs, "d_only", "anchored")))
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.11
+
+
+def test_akaike_weights_ignore_what_is_unknown():
+    weights = akaike_weights(np.array([10.0, 12.0, np.nan]))
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[2] == 0
+    assert weights[0] / weights[1] == pytest.approx(np.e)
+
+
+def test_a_design_of_one_run_a_regime_needs_no_repeats():
+    assert bootstrap(trials("edge", 0.002, regimes=GRID), "no_interaction", "anchored", 10).failed == 0
