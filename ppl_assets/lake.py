@@ -186,7 +186,7 @@ class Snapshot:
         clauses, values = [], []
         for column, value in (where or {}).items():
             several = isinstance(value, list | tuple | set)
-            clauses.append(f"list_contains(?, {column})" if several else f"{column} = ?")
+            clauses.append(f"{column} IN (SELECT unnest(?))" if several else f"{column} = ?")  # noqa: S608 - declared names
             values.append(list(value) if several else value)
         condition = f" WHERE {' AND '.join(clauses)}" if clauses else ""
         return f"SELECT {', '.join(asked)} FROM {self._versioned(table)}{condition}", values  # noqa: S608 - declared names

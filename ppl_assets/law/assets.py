@@ -91,7 +91,17 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
     rows, findings = snapshot.read(FITTED_LAW), snapshot.read(LAW_FINDINGS)
     chosen = rows.filter(pl.col("is_chosen"))
     best = chosen.row(0, named=True)
-    columns = ["form", "link", "sigma_kind", "status", "rms_pct", "loo_median_pct", "loo_max_pct", "aicc_weight", "optimum_kind"]
+    columns = [
+        "form",
+        "link",
+        "sigma_kind",
+        "status",
+        "rms_pct",
+        "loo_median_pct",
+        "loo_max_pct",
+        "aicc_weight",
+        "optimum_kind",
+    ]
     metadata: dict[str, object] = {
         "form": f"{best['form']}, {best['link']} link",
         "why": best["choice_reason"],
@@ -100,7 +110,15 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "forms": dg.MetadataValue.md(as_markdown_table(rows.select(columns))),
         "findings": dg.MetadataValue.md(as_markdown_table(findings.select("passed", "severity", "sentence"))),
     }
-    for name in ("loo_median_pct", "rms_pct", "mu_optimum", "sigma_optimum", "predicted_loss", "regret_bound_pct", "noise_pct"):
+    for name in (
+        "loo_median_pct",
+        "rms_pct",
+        "mu_optimum",
+        "sigma_optimum",
+        "predicted_loss",
+        "regret_bound_pct",
+        "noise_pct",
+    ):
         if best[name] is not None:
             metadata[name] = best[name]
     law = chosen_law(rows)
@@ -110,7 +128,9 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         outline, landscape = snapshot.read(REACHABLE_REGION), snapshot.read(PERPLEXITY_LANDSCAPE)
         if surface is not None:
             picture = plots.law_surface(surface, chosen, regimes, outline, landscape, size="small")
-            metadata["surface"] = dg.MetadataValue.md(plots.as_markdown(picture, "Predicted loss over mean and deviation"))
+            metadata["surface"] = dg.MetadataValue.md(
+                plots.as_markdown(picture, "Predicted loss over mean and deviation")
+            )
     return step.result(commit, metadata, table=FITTED_LAW, rows=rows.height)
 
 

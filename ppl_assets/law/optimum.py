@@ -101,18 +101,21 @@ def find_optimum(
     if not law.parts[0].names:
         return Optimum("flat", f"There is no optimum: in this form {law.parts[0].sentence}.")
     budget = float(law.observations.tokens.max() if tokens is None else tokens)
-    slopes = Slopes.at(law.form, *region.points, law.sigma_kind)
-    own = peaks(slopes, law.surface_coefficients[None], region)
-    u, v, at_peak = _locate(law, region, slopes, bool(own.is_bowl[0]), float(own.u[0]), float(own.v[0]))
-    spread = _spread(law, region, slopes, bootstrap, (u, v), budget)
     noise = noise_pct if noise_pct is not None else _residual_noise(law)
     tokens_only = fit(law.observations, "d_only", law.link)
     p_value, between = effect_p_value(law, tokens_only), 100.0 * between_runs(tokens_only)
     range_pct = _range_pct(law, region, budget)
-    if range_pct < 2 * noise or (p_value > SIGNIFICANT and between < 2 * noise):
-        kind: OptimumKind = "flat"
+    is_flat = range_pct < 2 * noise or (p_value > SIGNIFICANT and between < 2 * noise)
+    slopes = Slopes.at(law.form, *region.points, law.sigma_kind)
+    own = peaks(slopes, law.surface_coefficients[None], region)
+    is_bowl = bool(own.is_bowl[0]) and not is_flat
+    if is_bowl:
+        u, v, decisive = _settle(law, region, float(own.u[0]), float(own.v[0]))
     else:
-        kind = _kind(at_peak, bool(own.is_bowl[0]), spread.bowl_share, p_value)
+        u, v = highest(law, region)
+        decisive = None if is_flat else _decisive(stationary_points(law, region, slopes))
+    spread = _spread(law, region, slopes, bootstrap, (u, v), budget)
+    kind: OptimumKind = "flat" if is_flat else _kind(decisive, is_bowl, spread.bowl_share, p_value)
     side, further = _side(law, region, u, v) if kind in ("boundary", "saddle") else ("", None)
     found = Optimum(
         kind=kind,
@@ -131,25 +134,24 @@ def find_optimum(
         bowl_share=spread.bowl_share,
         side=side,
         further_trial=further,
-        conditions=at_peak,
+        conditions=decisive,
         tokens=budget,
     )
     return Optimum(**{**found.__dict__, "sentence": _sentence(found)})
 
 
-def _locate(
-    law: LawFit, region: SearchRegion, slopes: Slopes, is_bowl: bool, u: float, v: float
-) -> tuple[float, float, Conditions | None]:
-    """The optimum's (ln mu, ln sigma) and the stationary point that decides its kind."""
-    if is_bowl:
-        point = stationary_point(law, u, v)
-        if point is not None and np.abs(point - [u, v]).max() < 3 * region.step.max():
-            u, v = float(point[0]), float(point[1])
-        return u, v, conditions(law, float(np.exp(u)), float(np.exp(v)))
-    u, v = highest(law, region)
-    inner = stationary_points(law, region, slopes)
-    saddles = [point for point in inner if not point.is_bowl and point.curvature[1] > 0 > point.curvature[0]]
-    return u, v, next(iter(saddles or inner), None)
+def _settle(law: LawFit, region: SearchRegion, u: float, v: float) -> tuple[float, float, Conditions]:
+    """The stationary point (ln mu, ln sigma) next to a bowl's highest grid point, with its conditions."""
+    point = stationary_point(law, u, v)
+    if point is not None and np.abs(point - [u, v]).max() < 3 * region.step.max():
+        u, v = float(point[0]), float(point[1])
+    return u, v, conditions(law, float(np.exp(u)), float(np.exp(v)))
+
+
+def _decisive(inner: list[Conditions]) -> Conditions | None:
+    """The stationary point to speak of where the optimum lies on the edge: a saddle before any other."""
+    saddles = [point for point in inner if point.curvature[0] < 0 < point.curvature[1]]
+    return next(iter(saddles or inner), None)
 
 
 def _kind(point: Conditions | None, is_bowl: bool, share: float, p_value: float) -> OptimumKind:

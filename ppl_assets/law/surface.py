@@ -17,8 +17,11 @@ from ppl_assets.law.region import SearchRegion, Slopes
 
 NEWTON_STEPS = 25
 ZOOM_ROUNDS = 5
-CANDIDATES = 8
+CANDIDATES = 4
 """Grid points nearest to a stationary point, by length of the Newton step, from which one is looked for."""
+
+NEAR_STEPS = 3.0
+"""Longest Newton step, in grid steps, of a grid point that is near to one: some point is, if one lies inside."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def stationary_points(fit: LawFit, region: SearchRegion, slopes: Slopes) -> list
     step[regular] = np.linalg.solve(hessian[regular], gradient[regular][..., None])[..., 0]
     length = np.abs(step / region.step).max(axis=1)
     found: list[Conditions] = []
-    for start in np.argsort(length)[:CANDIDATES]:
+    starts = [start for start in np.argsort(length)[:CANDIDATES] if length[start] <= NEAR_STEPS]
+    for start in starts:
         point = stationary_point(fit, float(u[start]), float(v[start]))
         if point is None or not region.contains(np.exp(point[:1]), np.exp(point[1:]))[0]:
             continue

@@ -115,6 +115,12 @@ class Candidates:
         np.cumsum(z * z, out=second[1:])
         return first, second
 
+    def take(self, positions: IntArray) -> "Candidates":
+        """The chunks at these positions; the same object where they are all of them."""
+        if positions.size == self.count:
+            return self
+        return Candidates(self.ppl[positions], self.tokens[positions], self.key[positions])
+
     def uniforms(self, seed: int) -> FloatArray:
         """One number in (0, 1) a chunk, a function of its key and the seed alone, [N]."""
         return hashed_uniforms(self.key, seed)

@@ -7,17 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_assets.regimes.candidates import Candidates, IntArray, KeyArray, SelectionError
+from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, KeyArray, SelectionError
 from ppl_assets.regimes.ordering import prefix_order
-from ppl_assets.regimes.reachable import ReachableRegion
+from ppl_assets.regimes.reachable import LEAST_SIGMA_RATIO, ReachableRegion
 from ppl_assets.regimes.sampler import Target, draw_tilt
 
 PLAUSIBLE = (0.08, 0.92)
-"""Grid means lie between those of bands centred at these quantiles: beyond, only a few percent of the corpus is left."""
+"""Grid means lie between those of bands centred at these quantiles: beyond, a few percent of the corpus are left."""
 
 FACE_MARGIN = 0.10
-"""The grid's faces lie at least this share of the log ranges inside. On the boundary a subset is a contiguous band or two
-clumps, whose loss says little about the subsets in between; the largest errors of a fitted law are there."""
+"""The grid's faces lie at least this share of the log ranges inside. On the boundary a subset is a contiguous band or
+two clumps, whose loss says little about the subsets in between; the largest errors of a fitted law are there."""
+
+FARTHEST = 3.0
+"""A regime's deviation is reachable by chunks within this many deviations of its mean. Beyond, a few chunks of the tail
+hold the variance, and no prefix without them is like the whole."""
+
+DESIGN_CHUNKS = 20_000
+"""Chunks, evenly over the sorted scores, on which the greatest such deviation is found."""
 
 MOST_SHARE = 0.9
 """A trial of more than this share of the candidates leaves no room for regimes to differ."""
@@ -28,7 +35,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Regime:
-    """A place in the design; replicates of one place differ in ``replicate`` and are drawn and trained with other seeds."""
+    """A place in the design; replicates of a place differ in ``replicate`` and are drawn and trained with other seeds."""
 
     name: str
     mu: float
@@ -72,8 +79,8 @@ def face_grid(
     """A grid in (ln mean, ln deviation) over the reachable region, its centre repeated, and anchors.
 
     The region is no rectangle: means are equally spaced in ln mu between the bands at the PLAUSIBLE quantiles, and at
-    each mean the deviations are equally spaced in ln sigma between the least and greatest reachable there, both kept
-    FACE_MARGIN inside.
+    each mean the deviations are equally spaced in ln sigma between the least and greatest reachable there (by chunks
+    within FARTHEST deviations), both kept FACE_MARGIN inside.
 
     Args:
         region: the region at the largest number of tokens trained on: smaller subsets reach more.
@@ -100,9 +107,7 @@ def face_grid(
     low, high = region.inner_mu_range(max(inside, FACE_MARGIN))
     low, high = max(low, region.band_at(PLAUSIBLE[0])), min(high, region.band_at(PLAUSIBLE[1]))
     if not low < high:
-        raise SelectionError(
-            "the candidates' perplexities hardly differ, so no regimes can be laid out; check the scores"
-        )
+        raise SelectionError("the candidates' perplexities hardly differ, so regimes cannot; check the scores")
     levels = np.geomspace(low, high, grid)
     regimes = [
         Regime(f"grid-{row}{column}", float(mu), float(sigma))
@@ -178,7 +183,32 @@ def _trial(candidates: Candidates, regime: Regime, tokens: int, seed: int, prefi
     )
 
 
-def _deviations(region: ReachableRegion, mu: float, levels: int, inside: float) -> np.ndarray:
-    """Deviations equally spaced in ln sigma over what is reachable at a mean, [levels]."""
-    low, high = region.inner_bounds(mu, max(inside, FACE_MARGIN))
-    return np.geomspace(float(low), float(high), levels)
+def _deviations(region: ReachableRegion, mu: float, levels: int, inside: float) -> FloatArray:
+    """Deviations equally spaced in ln sigma over what is plausible at a mean, [levels]."""
+    margin = max(inside, FACE_MARGIN)
+    low, high = (float(bound) for bound in region.inner_bounds(mu, 0.0))
+    low = max(low, LEAST_SIGMA_RATIO * high)
+    high = max(_greatest_deviation(region, mu, low, high), low)
+    step = (high / low) ** margin
+    return np.geomspace(low * step, high / step, levels)
+
+
+def _greatest_deviation(region: ReachableRegion, mu: float, low: float, high: float) -> float:
+    """Greatest deviation at a mean that chunks within FARTHEST deviations of it reach, by bisection in ln sigma."""
+    ranked = region.candidates.sorted_ppl
+    thinned = ranked[np.linspace(0, ranked.size - 1, min(ranked.size, DESIGN_CHUNKS)).round().astype(np.int64)]
+    wanted = region.chunks * thinned.size / ranked.size
+
+    def is_reached(sigma: float) -> bool:
+        near = thinned[np.abs(thinned - mu) <= FARTHEST * sigma]
+        if near.size <= wanted:
+            return False
+        ones = Candidates(near, np.ones(near.size, np.int64), np.arange(near.size, dtype=np.uint64))
+        return ReachableRegion.at_share(ones, wanted).contains(mu, sigma)
+
+    if is_reached(high):
+        return high
+    for _ in range(24):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if is_reached(middle) else (low, middle)
+    return low

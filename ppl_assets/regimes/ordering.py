@@ -46,7 +46,7 @@ def prefix_order(
         raise SelectionError("an empty subset has no order; draw at least one chunk")
     wanted = sorted({int(count) for count in prefixes})
     mean_length = tokens.sum() / ppl.size
-    cuts = sorted({min(max(round(count / mean_length), 1), ppl.size) for count in wanted})
+    cuts = sorted({min(max(int(count / mean_length), 1), ppl.size) for count in wanted})
     sigma = ppl.std()
     hashed = hashed_uniforms(np.arange(ppl.size), seed)
     shuffled = np.argsort(hashed)
@@ -56,7 +56,7 @@ def prefix_order(
     done, parts, left = Sums(0, 0.0, 0.0), [], shuffled
     for cut in [*cuts, ppl.size]:
         if cut > done.count:
-            taken, left = _take(u, tokens, left, cut - int(done.count), done)
+            taken, left = _take(u, tokens, left, cut - int(done.count), done, kicks=12)
             parts.append(_within(u, tokens, taken, done, max(FINEST, ppl.size // MOST_SPLITS)))
             done = done.plus(Sums.of(u[taken], tokens[taken]))
     order = np.concatenate(parts)
@@ -88,7 +88,9 @@ def prefix_error(ppl: FloatArray, tokens: IntArray, prefixes: list[int]) -> floa
     return float(worst)
 
 
-def _take(u: FloatArray, tokens: IntArray, pool: IntArray, wanted: int, done: Sums) -> tuple[IntArray, IntArray]:
+def _take(
+    u: FloatArray, tokens: IntArray, pool: IntArray, wanted: int, done: Sums, kicks: int = 0
+) -> tuple[IntArray, IntArray]:
     """Choose ``wanted`` of the pool so that they and what is done have moments (0, 1); the chosen and the rest."""
     if wanted >= pool.size:
         return pool, pool[:0]
@@ -109,7 +111,7 @@ def _take(u: FloatArray, tokens: IntArray, pool: IntArray, wanted: int, done: Su
     longest = int(tokens[pool].max())
     now = done.tokens + int(tokens[pool[chosen]].sum())
     window = (min(round(expected) - longest, now - 1), max(round(expected) + longest, now))
-    split = refine(u, tokens, pool[chosen], pool[~chosen], fixed=done, window=window, rounds=60)
+    split = refine(u, tokens, pool[chosen], pool[~chosen], fixed=done, window=window, rounds=60, kicks=kicks)
     return split.inner, split.outer
 
 

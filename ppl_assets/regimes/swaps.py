@@ -1,7 +1,7 @@
 """Exchange chunks of a subset for others until its moments are the ones asked for.
 
 Coordinates are u = (ppl - mu*) / sigma*, so a subset is on target where mean(u) = 0 and var(u) = 1. One exchange moves
-two sums, and among half a million pairs one lies within about 1/700 of any wanted move: a handful of exchanges is enough.
+two sums, and among half a million pairs one lies within about 1/700 of any wanted move: a handful is enough.
 """
 
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ ALL_PAIRS = 1 << 19
 POOL = 512
 EXTREMES = 192
 FAR_RANKS = 16_384
-"""Part of a pool that is taken by distance from the mean, at log-spaced ranks among the FAR_RANKS farthest: a heavy tail
-is decided by a few chunks, and the body cannot make up for them."""
+"""Part of a pool that is taken by distance from the mean, at log-spaced ranks among the FAR_RANKS farthest: a heavy
+tail is decided by a few chunks, and the body cannot make up for them."""
 
 GOOD_ENOUGH = 1e-15
 IDLE_POOLS = 6
@@ -77,6 +77,7 @@ def refine(
     fixed: Sums | None = None,
     window: tuple[int, int] | None = None,
     rounds: int = 400,
+    kicks: int = KICKS,
 ) -> Split:
     """Swap members of ``inner`` and ``outer`` until the moments of ``inner`` with ``fixed`` are (0, 1).
 
@@ -89,6 +90,7 @@ def refine(
         window: the subset's tokens (fixed ones included) stay above the first and at most the second number; without
             it only chunks of equal length are swapped.
         rounds: most pair searches.
+        kicks: most disturbed restarts where no exchange helps.
 
     Returns:
         The best split found; deterministic.
@@ -98,7 +100,7 @@ def refine(
     if inner.size == 0 or outer.size == 0:
         return split
     best = split = _descend(u, tokens, split, window, rounds)
-    for kick in range(KICKS):
+    for kick in range(kicks):
         if best.sums.objective <= KICK_ABOVE:
             break
         split = _descend(u, tokens, _kicked(u, tokens, best, kick, window), window, 40)

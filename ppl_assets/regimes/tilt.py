@@ -40,9 +40,10 @@ class Bins:
         ranked = candidates.sorted_ppl
         edges = np.unique(ranked) if ranked.size <= BINS else np.geomspace(ranked[0], ranked[-1], BINS + 1)[:-1]
         edges[0] = ranked[0]
-        starts = np.searchsorted(ranked, edges)
+        starts: IntArray = np.searchsorted(ranked, edges).astype(np.int64, copy=False)
         filled = np.append(np.diff(starts) > 0, starts[-1] < ranked.size)
-        edges, starts = edges[filled], starts[filled]
+        edges = edges[filled]
+        starts = starts[filled]
         u = (ranked - mu) / sigma
         chunks = np.diff(np.append(starts, ranked.size)).astype(np.float64)
         if candidates.shortest == candidates.longest:
@@ -54,7 +55,7 @@ class Bins:
 
     def places(self, ppl: FloatArray) -> IntArray:
         """Bin of each perplexity, [N]."""
-        return np.searchsorted(self.edges, ppl, side="right") - 1
+        return (np.searchsorted(self.edges, ppl, side="right") - 1).astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,6 @@ class Tilt:
     inclusion: FloatArray
     expected_chunks: float
     residual: float
-    steps: int
 
     @property
     def is_solved(self) -> bool:
@@ -98,8 +98,7 @@ def solve_for_chunks(bins: Bins, chunks: float) -> Tilt:
     share = min(chunks / weights.sum(), 1 - 1e-9)
     level = np.array([np.log(share / (1 - share)), 0.0, 0.0])
     value = _dual(features, weights, wanted, level)
-    step = 0
-    for step in range(1, NEWTON_STEPS + 1):
+    for _ in range(NEWTON_STEPS):
         inclusion = expit(features @ level)
         gradient = features.T @ (weights * inclusion) - wanted
         if np.abs(gradient).max() <= SOLVED * chunks / 10:
@@ -118,7 +117,7 @@ def solve_for_chunks(bins: Bins, chunks: float) -> Tilt:
         level, value = level + length * move, trial
     inclusion = expit(features @ level)
     residual = np.abs(features.T @ (weights * inclusion) - wanted).max() / chunks
-    return Tilt(inclusion, float(np.dot(weights, inclusion)), float(residual), step)
+    return Tilt(inclusion, float(np.dot(weights, inclusion)), float(residual))
 
 
 def _features(bins: Bins, chunks: float) -> tuple[FloatArray, FloatArray]:

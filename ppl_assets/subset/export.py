@@ -46,8 +46,8 @@ def write_export(
 ) -> Path:
     """Write ``folder/selection_id`` from batches in training order; memory follows the batch.
 
-    An export of the same selection is replaced: set aside, then the new one takes its name, so between two renames there
-    is none, and never a half one. One process at a time writes a selection.
+    An export of the same selection is replaced: set aside, then the new one takes its name, so between two renames
+    there is none, and never a half one. One process at a time writes a selection.
 
     Args:
         folder: where exports lie; made if absent.

@@ -1,8 +1,8 @@
 """The paper's greedy selection (Liu et al. 2025, arXiv 2512.21515), exact, in O(log N) a pick.
 
 Each step takes the chunk that gives the least J(S) = w_mu (mu(S) - mu*)^2 + w_sigma (sigma^2(S) - sigma*^2)^2. In the
-candidate's perplexity J is a quartic, so its least value over the unused chunks is next to one of at most three roots of
-a cubic in the sorted scores; union-find over the used ranks finds the neighbours.
+candidate's perplexity J is a quartic, so its least value over the unused chunks is next to one of at most three roots
+of a cubic in the sorted scores; union-find over the used ranks finds the neighbours.
 """
 
 import math
@@ -16,7 +16,7 @@ from ppl_assets.regimes.candidates import Candidates, IntArray, SelectionError
 from ppl_assets.regimes.sampler import Target
 
 NEIGHBOURS = 2
-"""Unused chunks compared on each side of a root: one is enough in exact arithmetic, two where values tie by rounding."""
+"""Unused chunks compared on each side of a root: one is enough in exact arithmetic, two where rounding makes ties."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,18 @@ def _polished(x: float, c3: float, c2: float, c1: float, c0: float) -> float:
     return x
 
 
+def _view(values: Any) -> Any:
+    """An array whose elements read as Python numbers: faster one by one than numpy scalars."""
+    return memoryview(values)
+
+
 class _Unused:
     """Ranks not used yet: the next one up and down from any rank, by union-find with path halving."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._up: Any = memoryview(np.arange(count + 2))
-        self._down: Any = memoryview(np.arange(count + 2))
+        self._up = _view(np.arange(count + 2))
+        self._down = _view(np.arange(count + 2))
 
     def up(self, rank: int) -> int:
         """Least unused rank >= ``rank``; count where there is none."""
@@ -152,8 +157,8 @@ def greedy_dos(
     """
     rule = Objective.of(target, objective, w_mu, w_sigma)
     ranked = np.lexsort((candidates.uniforms(seed), candidates.ppl))
-    u: Any = memoryview((candidates.ppl[ranked] - target.mu) / target.sigma)
-    tokens: Any = memoryview(candidates.tokens[ranked])
+    u = _view((candidates.ppl[ranked] - target.mu) / target.sigma)
+    tokens = _view(candidates.tokens[ranked])
     unused = _Unused(candidates.count)
     picks: list[int] = []
     first = second = 0.0

@@ -110,17 +110,18 @@ def facts(data: "ReportInput", head: Headline) -> list[Fact]:
     row = data.selection.row(0, named=True)
     law = chosen_law(data)
     aimed = f"aimed at {perplexity(row['mu_target'])} and {perplexity(row['sigma_target'])}"
-    result = [
+    predicted = Fact("Predicted test loss", "none", "no form of the law was chosen")
+    if law is not None:
+        interval = f"{100 * data.confidence:g} %: {span(law['predicted_low'], law['predicted_high'])}"
+        predicted = Fact("Predicted test loss", number(law["predicted_loss"]), interval)
+    return [
         Fact("Selected", f"{row['tokens']:,} tokens", f"{row['chunks']:,} chunks; budget {row['tokens_target']:,}"),
         Fact("Mean and spread of perplexity", f"{perplexity(row['mu'])} and {perplexity(row['sigma'])}", aimed),
+        predicted,
+        _measured(data, law),
+        *(_gain_fact(gain) for gain in head.gains if gain.rival == RANDOM),
+        _cost(data),
     ]
-    if law is None:
-        result.append(Fact("Predicted test loss", "none", "no form of the law was chosen"))
-    else:
-        interval = f"{100 * data.confidence:g} %: {span(law['predicted_low'], law['predicted_high'])}"
-        result.append(Fact("Predicted test loss", number(law["predicted_loss"]), interval))
-    gains = [_gain_fact(gain) for gain in head.gains if gain.rival == RANDOM]
-    return [*result, _measured(data, law), *gains, _cost(data)]
 
 
 def _measured(data: "ReportInput", law: dict[str, Any] | None) -> Fact:
@@ -243,7 +244,7 @@ def cleaning_rows(data: "ReportInput") -> tuple[list[str], list[dict[str, Any]]]
     outcomes = sorted(totals["outcome"].to_list(), key=lambda outcome: outcome != "kept")
     rows = []
     for (corpus,), group in counts.sort("corpus").group_by("corpus", maintain_order=True):
-        documents = dict(group.group_by("outcome").agg(pl.col("documents").sum()).iter_rows())
+        documents: dict[str, int] = dict(group.group_by("outcome").agg(pl.col("documents").sum()).iter_rows())
         total = sum(documents.values())
         kept = 100.0 * documents.get("kept", 0) / total if total else 0.0
         characters = int(group.filter(pl.col("outcome") == "kept")["characters"].sum())
@@ -268,20 +269,17 @@ def render(data: "ReportInput", images: Mapping[str, tuple[str, str]]) -> str:
         images: base64 PNG for a wide and for a narrow screen, by name of the chart; a chart that is not there is said
             to be missing.
     """
+    loader = PackageLoader("ppl_assets.subset", "templates")
     environment = Environment(
-        loader=PackageLoader("ppl_assets.subset", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        autoescape=True, loader=loader, lstrip_blocks=True, trim_blocks=True, undefined=StrictUndefined
     )
     environment.filters.update(
         number=number, perplexity=perplexity, words=plots.words, short=short, nats=comparison.nats
     )
-    environment.globals.update(span=span, interval_text=comparison.interval_text, zip=zip)
+    environment.globals.update(span=span, zip=zip)
     head = summarize(data)
     outcomes, cleaning = cleaning_rows(data)
-    law = data.fitted_law.sort("link", "form").to_dicts()
+    law = data.fitted_law.sort(~pl.col("is_chosen"), "loo_median_pct", "link", "form", nulls_last=True)
     return environment.get_template("page.html.j2").render(
         data=data,
         head=head,
@@ -289,7 +287,7 @@ def render(data: "ReportInput", images: Mapping[str, tuple[str, str]]) -> str:
         gains=gain_rows(head),
         reach=reach_sentences(data),
         chosen=chosen_law(data),
-        law=sorted(law, key=lambda row: (not row["is_chosen"], row["loo_median_pct"] is None, row["loo_median_pct"])),
+        law=law.to_dicts(),
         strategies=strategy_rows(data),
         findings=sorted(data.findings, key=lambda finding: finding.passed),
         landscape=data.landscape.to_dicts(),

@@ -3,8 +3,9 @@
 Belongs here: from chunk ids in order to rows. The loop itself is in ``runner.py``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -45,14 +46,18 @@ class Setting:
         return trial_fingerprint(self.setting_id, chunk_ids, seed)
 
 
-def study_setting(study: Study, snapshot: Snapshot, policy: ScorePolicy, *, points: int | None = None) -> Setting:
-    """The setting of a study's trials; ``points`` measures at another number of token counts.
+def study_setting(
+    study: Study, snapshot: Snapshot, policy: ScorePolicy, *, tokens: int | None = None, points: int | None = None
+) -> Setting:
+    """The setting of a study's trials, or with another length of the runs and another number of measurements.
 
     Raises:
         TrainingError: no test chunk is in the lake.
     """
     trials = study.trials
-    recipe = TrialRecipe(**{**trials.model_dump(), "points": points or trials.points})
+    recipe = TrialRecipe(
+        **{**trials.model_dump(), "tokens": tokens or trials.tokens, "points": points or trials.points}
+    )
     corpora = study.corpus_partitions()
     test = held_out_chunks(snapshot, "test", corpora, study.held_out.test_tokens)
     general = held_out_chunks(snapshot, "general", corpora, study.held_out.general_tokens)
@@ -110,6 +115,33 @@ def token_ids_of(snapshot: Snapshot, chunks: pl.DataFrame) -> dict[str, np.ndarr
             "materialize regime_partitions (or final_subset) again"
         )
     return found
+
+
+class RunSpool:
+    """Finished runs that wait for their partition's commit: a killed step does not train them again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rows(self, fingerprint: str) -> pl.DataFrame | None:
+        """The measurements of a finished run, or None."""
+        file = self._file(fingerprint)
+        return pl.read_parquet(file) if file.is_file() else None
+
+    def add(self, fingerprint: str, rows: pl.DataFrame) -> None:
+        """Keep a finished run, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{fingerprint}.part"
+        rows.write_parquet(partial)
+        partial.rename(self._file(fingerprint))
+
+    def forget(self, fingerprints: Iterable[str]) -> None:
+        """These runs are committed."""
+        for fingerprint in fingerprints:
+            self._file(fingerprint).unlink(missing_ok=True)
+
+    def _file(self, fingerprint: str) -> Path:
+        return self.folder / f"{fingerprint}.parquet"
 
 
 def point_rows(points: Sequence[TrialPoint], seed: int, setting: Setting, fingerprint: str) -> pl.DataFrame:

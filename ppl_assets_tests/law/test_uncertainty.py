@@ -41,7 +41,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     tokens = np.full(3, 64e3)
     known = truth("quadratic bowl", mu, sigma, tokens)
     hits = {"bootstrap": [], "delta": [], "floor": []}
-    for seed in range(30):
+    for seed in range(20):
         obs = trials("quadratic bowl", run_noise=0.002, point_noise=0.001, seed=seed)
         law = fit(obs, "quadratic", "anchored")
         refits = bootstrap(obs, law, replicates=100, seed=seed)

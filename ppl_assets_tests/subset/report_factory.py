@@ -132,7 +132,7 @@ def law_table() -> pl.DataFrame:
                     "aicc": -300 - 40 / rms,
                     "aicc_weight": 0.86 if form == "quadratic" else 0.14 if form == "scale_free" else 0.0,
                     "condition_number": 41.0, "is_chosen": chosen,
-                    "choice_reason": "Lowest AICc and leave-one-run-out error." if chosen else "Another form has a lower AICc.",
+                    "choice_reason": "Lowest AICc and leave-one-run-out error." if chosen else "Another is better.",
                     "optimum_kind": "interior_bowl" if bowl else "boundary",
                     "optimum_sentence": BOWL if bowl else "The loss falls toward the edge of what was tried.",
                     "mu_optimum": 303.0 if bowl else 464.0, "mu_low": 268.0 if bowl else None,
@@ -276,7 +276,7 @@ def report_input(offsets: dict[str, float] | None = None, seeds: int = 3, corpus
         cleaning_counts=cleaning_table(corpus),
         findings=(
             Finding("law_fits", passed=True, sentence="The chosen form leaves 0.50 % rms, 4.5 times the seed noise."),
-            Finding("anchored_beats_noise", passed=False, sentence="The residual is 4.5 times the seed noise of 0.11 %."),
+            Finding("residual_is_noise", passed=False, sentence="The residual is 4.5 times the seed noise of 0.11 %."),
             Finding("target_reached", passed=True, sentence="Mean and spread are within 0.01 % of the target."),
         ),
         surface=surface(),

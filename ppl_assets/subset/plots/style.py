@@ -22,7 +22,7 @@ Size = Literal["page", "small"]
 """page: for a desktop page. small: for a phone and for Dagster's metadata pane."""
 
 WIDTH_INCHES: dict[Size, float] = {"page": 9.6, "small": 4.1}
-DOTS_PER_INCH: dict[Size, int] = {"page": 170, "small": 190}
+DOTS_PER_INCH: dict[Size, int] = {"page": 170, "small": 176}
 FONT_POINTS: dict[Size, float] = {"page": 9.0, "small": 7.6}
 
 INK, MUTED, FAINT, GRID, PAPER = "#1c2126", "#5c6670", "#b9c1c8", "#e7eaed", "#ffffff"
@@ -91,10 +91,10 @@ def new_figure(size: Size, height: float) -> Figure:
 
 
 def encode(figure: Figure) -> bytes:
-    """The figure as a PNG with a palette of 256 colours: a third of the bytes, no visible difference."""
+    """The figure as a PNG with a palette of 64 colours: a quarter of the bytes, no visible difference."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return _palette_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), 256)
+    return _palette_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), 64)
 
 
 def _palette_png(image: Image.Image, colors: int) -> bytes:

@@ -1,0 +1,371 @@
+"""The subset group in Dagster: final_subset, strategy_losses, selection_report."""
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ppl_assets import plots
+from ppl_assets.fingerprint import fingerprint
+from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.law.assets import comparable_losses, fitted_law
+from ppl_assets.law.predictions import chosen_law
+from ppl_assets.markdown import as_markdown_table
+from ppl_assets.perplexity.assets import (
+    base_model,
+    cached_model,
+    chunks,
+    perplexity_landscape,
+    stored_base_model,
+    study_policy,
+)
+from ppl_assets.perplexity.candidates import current_scorer
+from ppl_assets.perplexity.device import resolve_device
+from ppl_assets.regimes.assets import measured_prefixes, selection_tokens
+from ppl_assets.regimes.pool import Pool, read_pool
+from ppl_assets.regimes.sampler import Target
+from ppl_assets.regimes.token_counts import measured_token_counts
+from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.study import Study
+from ppl_assets.subset.draws import draw, ordered
+from ppl_assets.subset.export import write_export
+from ppl_assets.subset.report import write_report
+from ppl_assets.subset.report_input import report_input
+from ppl_assets.subset.report_page import summarize
+from ppl_assets.subset.target import choose_target, scope_moments
+from ppl_assets.tables import (
+    BASE_MODEL,
+    CHUNKS,
+    FINAL_SUBSET,
+    FITTED_LAW,
+    SELECTION_REPORT,
+    SELECTIONS,
+    STRATEGY_LOSSES,
+)
+from ppl_assets.trials.training import RunSpool, Setting, point_rows, study_setting, token_ids_of, train
+
+CODE_VERSION = "1"
+"""Of target, selection, rivals, export and report."""
+
+MOST_OBJECTIVE = 1e-4
+"""Relative J of a selection that counts as on target: 1 % off in the mean or in the deviation."""
+
+EXPORT_BATCH = 2048
+"""Rows written at a time."""
+
+
+def final_subset_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the selection: the law, the landscape's chunks, the budget, the sampler, the seed."""
+    versions = {}
+    for asset in ("fitted_law", "perplexity_landscape"):
+        commit = lake.latest(asset)
+        versions[asset] = commit.data_version if commit else ""
+    return Inputs([CODE_VERSION, versions, study.selection.model_dump(), study.study.seed, measured_prefixes(study)])
+
+
+@dg.asset(
+    group_name="subset",
+    deps=[fitted_law, perplexity_landscape, chunks],
+    kinds={"scipy", "duckdb", "parquet"},
+    code_version=CODE_VERSION,
+    metadata={**table_metadata(FINAL_SUBSET), "selections": column_schema(SELECTIONS)},
+    description=(
+        "The selected chunks in training order: the subset nearest to the corpus that has the law's best moments and the "
+        "token budget. Exported as Parquet and JSONL with a manifest, whole or not at all."
+    ),
+)
+def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Select, record, export."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = final_subset_inputs(study, step.lake, step.snapshot)
+    exports = platform.root / "exports"
+    commit = step.unchanged(inputs)
+    if commit is None:
+        pool = read_pool(step.snapshot, study.corpus_partitions())
+        selection, members = _select(study, step.snapshot, pool)
+        selection["export_path"] = str(exports / selection["selection_id"])
+        rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
+        commit = step.write([step.stage(FINAL_SUBSET, members), step.stage(SELECTIONS, rows)], inputs, selection["selection_id"])
+    snapshot = step.lake.snapshot()
+    selection = snapshot.read(SELECTIONS).row(0, named=True)
+    if not (Path(selection["export_path"]) / "manifest.json").is_file():
+        _export(study, snapshot, selection, commit, exports)
+    return _selection_result(step, commit, selection)
+
+
+def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, object], pl.DataFrame]:
+    """The selection's row, without its export path, and its members in training order."""
+    aim = choose_target(snapshot)
+    tokens = min(selection_tokens(study, pool.candidates.total_tokens), pool.candidates.total_tokens)
+    target = Target(aim.mu, aim.sigma, tokens)
+    made = draw("selected", study, pool, target, study.study.seed, measured_prefixes(study))
+    scorer = current_scorer(snapshot)
+    name = fingerprint(aim.mu, aim.sigma, tokens, study.selection.method, scorer, made.rows["chunk_id"].to_list())[:16]
+    sql = "SELECT chunk_id, corpus, doc_id, source FROM {chunks} WHERE chunk_id IN (SELECT unnest($ids))"
+    origin = snapshot.query(sql, (CHUNKS,), {"ids": made.rows["chunk_id"].to_list()})
+    members = (
+        made.rows.join(origin, on=["chunk_id", "corpus"], how="left", maintain_order="left")
+        .with_columns(selection_id=pl.lit(name), scorer_id=pl.lit(scorer))
+        .select([column.name for column in FINAL_SUBSET.columns])
+    )
+    drawn = made.drawn
+    selection: dict[str, object] = {
+        "selection_id": name,
+        "method": study.selection.method,
+        "mu_target": aim.mu,
+        "sigma_target": aim.sigma,
+        "tokens_target": tokens,
+        "mu": drawn.mu,
+        "sigma": drawn.sigma,
+        "tokens": drawn.tokens,
+        "chunks": drawn.chunks,
+        "objective": drawn.objective,
+        "kl_nats": drawn.kl_nats,
+        "is_reachable": drawn.is_reachable,
+        "message": f"{aim.reason} {drawn.message}",
+        "exported_snapshot": snapshot.number,
+    }
+    return selection, members
+
+
+def _export(study: Study, snapshot: Snapshot, selection: dict[str, object], commit: Commit, folder: Path) -> None:
+    """Write the subset with its texts as files ready to train on."""
+    sql = """SELECT f.rank, f.chunk_id, f.doc_id, f.corpus, f.source, c.text, f.n_tokens, f.ppl
+             FROM {final_subset} AS f JOIN {chunks} AS c ON c.chunk_id = f.chunk_id AND c.corpus = f.corpus
+             ORDER BY f.rank"""
+    batches: pa.RecordBatchReader = snapshot.stream(sql, (FINAL_SUBSET, CHUNKS), batch_rows=EXPORT_BATCH)  # type: ignore[assignment]
+    base = snapshot.read(BASE_MODEL).row(0, named=True)
+    licences = {name: corpus.licence for name, corpus in study.with_role("candidate").items() if corpus.licence}
+    manifest = {
+        "study": study.model_dump(mode="json"),
+        "lake_snapshot": commit.snapshot,
+        "run_id": commit.run_id,
+        "inputs": commit.inputs,
+        "scorer_id": current_scorer(snapshot),
+        "base_model": {name: base[name] for name in ("source", "revision", "model_id", "weights_fingerprint")},
+        "target": {"mean_perplexity": selection["mu_target"], "deviation": selection["sigma_target"]},
+        "reached": {"mean_perplexity": selection["mu"], "deviation": selection["sigma"]},
+        "token_budget": selection["tokens_target"],
+        "seed": study.study.seed,
+        "message": selection["message"],
+        "licences": licences,
+    }
+    write_export(folder, str(selection["selection_id"]), batches, manifest)
+
+
+def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:
+    snapshot = step.lake.snapshot()
+    members = snapshot.read(FINAL_SUBSET, ["corpus", "n_tokens"])
+    shares = members.group_by("corpus").agg(pl.len().alias("chunks"), pl.col("n_tokens").sum()).sort("corpus")
+    shown = ("selection_id", "mu_target", "sigma_target", "mu", "sigma", "tokens", "objective", "kl_nats", "message")
+    metadata = {name: selection[name] for name in shown} | {
+        "corpora": dg.MetadataValue.md(as_markdown_table(shares)),
+        "export": dg.MetadataValue.path(str(selection["export_path"])),
+    }
+    return step.result(commit, metadata, table=FINAL_SUBSET, rows=members.height)
+
+
+@dg.asset_check(asset=final_subset, description="The subset has the law's best moments and the token budget, or says why not.")
+def selection_hits_its_target(platform: Platform) -> dg.AssetCheckResult:
+    """Compare what was reached with what was asked for."""
+    row = platform.lake.snapshot().read(SELECTIONS).row(0, named=True)
+    hit = row["is_reachable"] and row["objective"] <= MOST_OBJECTIVE
+    return dg.AssetCheckResult(
+        passed=bool(hit), severity=dg.AssetCheckSeverity.WARN, description=row["message"], metadata={"J": row["objective"]}
+    )
+
+
+@dg.asset_check(asset=final_subset, blocking=True, description="No selected chunk is in the test set, and none is selected twice.")
+def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
+    """Look the selected ids up among the held-out ones."""
+    sql = """SELECT count(*) FILTER (chunk_id IN (SELECT chunk_id FROM {chunks} WHERE split <> 'candidate')) AS leaked,
+                    count(*) - count(DISTINCT chunk_id) AS doubled FROM {final_subset}"""
+    row = platform.lake.snapshot().query(sql, (FINAL_SUBSET, CHUNKS)).row(0, named=True)
+    sentence = f"{row['leaked']} selected chunks are held-out text, {row['doubled']} are selected twice."
+    return dg.AssetCheckResult(passed=not (row["leaked"] or row["doubled"]), description=sentence)
+
+
+def _strategy_setting(study: Study, snapshot: Snapshot) -> Setting:
+    """The trials' recipe over the strategies' tokens."""
+    tokens = study.strategies.tokens or int(snapshot.read(SELECTIONS, ["tokens_target"]).item())
+    policy = study_policy(study, stored_base_model(snapshot))
+    return study_setting(study, snapshot, policy, tokens=tokens, points=study.strategies.points)
+
+
+def _strategy_target(study: Study, snapshot: Snapshot, strategy: str) -> Target:
+    """The moments that a strategy follows, or is measured against."""
+    row = snapshot.read(SELECTIONS, ["mu_target", "sigma_target", "tokens_target"]).row(0, named=True)
+    moments = scope_moments(snapshot)
+    mu, sigma = moments["test"] if strategy == "matched" and "test" in moments else (row["mu_target"], row["sigma_target"])
+    return Target(mu, sigma, row["tokens_target"])
+
+
+def strategy_losses_inputs(study: Study, lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
+    """What decides a strategy's runs: setting, seeds, candidates and budget, and the target where it follows one."""
+    setting = _strategy_setting(study, snapshot)
+    target = _strategy_target(study, snapshot, partition)
+    landscape = lake.latest("perplexity_landscape")
+    follows: list[object] = [target.tokens, landscape.data_version if landscape else "", study.selection.objective]
+    if partition == "selected":
+        follows = [snapshot.read(SELECTIONS, ["selection_id"]).item()]
+    elif partition in ("matched", "gaussian", "greedy_dos"):
+        follows += [target.mu, target.sigma]
+    return Inputs(
+        [CODE_VERSION, partition, setting.setting_id, study.study.seed, study.strategies.seeds, follows],
+        {"setting_id": setting.setting_id},
+    )
+
+
+@dg.asset(
+    group_name="subset",
+    deps=[final_subset, perplexity_landscape, base_model, chunks],
+    partitions_def=STRATEGY_PARTITIONS,
+    kinds={"pytorch", "duckdb"},
+    code_version=CODE_VERSION,
+    pool=GPU_POOL,
+    metadata=table_metadata(STRATEGY_LOSSES),
+    description=(
+        "What training on the final subset and on each rival selection really gives: held-out domain and general loss, "
+        "several seeds, the same tokens and recipe. The only proof a user should accept."
+    ),
+)
+def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Train one strategy with every seed."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = strategy_losses_inputs(study, step.lake, step.snapshot, step.partition)
+    commit = step.unchanged(inputs)
+    if commit is None:
+        setting = _strategy_setting(study, step.snapshot)
+        runs = RunSpool(platform.root / "spool" / "runs")
+        pool = read_pool(step.snapshot, study.corpus_partitions())
+        parts = [_run_seed(study, step, setting, pool, runs, number) for number in range(study.strategies.seeds)]
+        rows = pl.concat(parts).with_columns(strategy=pl.lit(step.partition))
+        rows = rows.select([column.name for column in STRATEGY_LOSSES.columns])
+        commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
+        runs.forget(rows["trial_fingerprint"].unique())
+    return _strategy_result(step, commit)
+
+
+def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunSpool, number: int) -> pl.DataFrame:
+    """Rows of one seed: of an earlier identical run where there is one, else trained now."""
+    seed, recipe = study.study.seed + number, setting.recipe
+    prefixes = measured_token_counts(recipe.tokens, recipe.batch_tokens, recipe.span, recipe.points)
+    if step.partition == "selected":
+        members = step.snapshot.read(FINAL_SUBSET, ["rank", "chunk_id", "corpus", "n_tokens", "ppl"]).sort("rank")
+        subset = ordered(members, seed, prefixes)
+    else:
+        subset = draw(step.partition, study, pool, _strategy_target(study, step.snapshot, step.partition), seed, prefixes).rows
+    name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
+    known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
+    if not known.is_empty():
+        return known
+    spooled = runs.rows(name)
+    if spooled is None:
+        spooled = _train_seed(study, step, setting, subset, seed, name)
+        runs.add(name, spooled)
+    return spooled
+
+
+def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str) -> pl.DataFrame:
+    """Train one seed; the law's prediction for what it saw stands beside each measurement."""
+    device, base = resolve_device(study.study.device), stored_base_model(step.snapshot)
+    progress = step.progress("tokens")
+    points = train(
+        cached_model(base, device, "float32", setting.policy.attention),
+        setting,
+        subset,
+        token_ids_of(step.snapshot, subset),
+        seed,
+        device,
+        study.score.row_tokens,
+        lambda seen, total, loss: progress.update(seen, total, f"seed {seed}, loss {loss:.3f}"),
+    )
+    rows = point_rows(points, seed, setting, name)
+    law = chosen_law(step.snapshot.read(FITTED_LAW))
+    predicted: list[float | None] = [None] * rows.height
+    if law is not None:
+        trained = rows.filter(pl.col("point") > 0)
+        loss = law.predict(trained["mu"].to_numpy(), trained["sigma"].to_numpy(), trained["tokens"].to_numpy())
+        predicted = [None, *np.asarray(loss).tolist()]
+    return rows.with_columns(predicted_loss=pl.Series(predicted, dtype=pl.Float64), strategy=pl.lit(step.partition)).select(
+        [column.name for column in STRATEGY_LOSSES.columns]
+    )
+
+
+def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
+    rows = step.lake.snapshot().read(STRATEGY_LOSSES, where={"strategy": step.partition}).sort("seed", "point")
+    last = rows.group_by("seed", maintain_order=True).last()
+    metadata = {
+        "test_loss": float(last["test_loss"].mean() or 0.0),  # type: ignore[arg-type]
+        "seeds": last.height,
+        "tokens": int(last["tokens"].max() or 0),  # type: ignore[call-overload]
+        "tokens_per_second": round(float(last["tokens_per_second"].mean() or 0.0), 1),  # type: ignore[arg-type]
+        "runs": dg.MetadataValue.md(
+            as_markdown_table(last.select("seed", "tokens", "mu", "sigma", "test_loss", "general_loss", "predicted_loss", "status"))
+        ),
+    }
+    return step.result(commit, metadata, table=STRATEGY_LOSSES, rows=rows.height)
+
+
+def selection_report_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What the report is made from: the newest version of everything."""
+    versions = {
+        asset: sorted((partition, commit.data_version) for partition, commit in lake.commits(asset).items())
+        for asset in ("perplexity_landscape", "regime_partitions", "trial_losses", "fitted_law", "final_subset", "strategy_losses")
+    }
+    return Inputs([CODE_VERSION, versions, study.study.name, study.strategies.names])
+
+
+@dg.asset(
+    group_name="subset",
+    deps=[strategy_losses, final_subset, fitted_law, perplexity_landscape],
+    kinds={"matplotlib", "duckdb"},
+    code_version=CODE_VERSION,
+    metadata=table_metadata(SELECTION_REPORT),
+    description="One HTML page a person can read top to bottom: the answer, the evidence, how to reproduce it.",
+)
+def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Write the page and its plots."""
+    study, step = platform.study, platform.step(context, CODE_VERSION)
+    inputs = selection_report_inputs(study, step.lake, step.snapshot)
+    data = report_input(study, platform.study_file, step.lake, step.snapshot, comparable_losses(study, step.snapshot))
+    selection_id = str(data.selection["selection_id"].item())
+    page = platform.root / "reports" / selection_id / "index.html"
+    commit = step.unchanged(inputs)
+    if commit is None or not page.is_file():
+        page = write_report(data, page.parent)
+        head = summarize(data)
+        gain = head.gain("random")
+        difference = gain.difference if gain else None
+        row = {
+            "selection_id": selection_id,
+            "path": str(page),
+            "headline": head.text,
+            "gain_vs_random": difference.mean if difference else None,
+            "gain_low": difference.low if difference else None,
+            "gain_high": difference.high if difference else None,
+        }
+        rows = pl.DataFrame([row], schema=pl.Schema(SELECTION_REPORT.schema)).with_columns(pl.col(pl.Float64).fill_nan(None))
+        commit = step.write([step.stage(SELECTION_REPORT, rows)], inputs, fingerprint(head.text, selection_id))
+    row = step.lake.snapshot().read(SELECTION_REPORT).row(0, named=True)
+    metadata: dict[str, object] = {"headline": row["headline"], "page": dg.MetadataValue.path(row["path"])}
+    if row["gain_vs_random"] is not None:
+        metadata["gain_vs_random"] = row["gain_vs_random"]
+    if not plots.final_losses(data.strategy_losses).is_empty():
+        picture = plots.strategies(data.strategy_losses, data.confidence, size="small")
+        metadata["strategies"] = dg.MetadataValue.md(plots.as_markdown(picture, "Test loss of every strategy"))
+    return step.result(commit, metadata, table=SELECTION_REPORT, rows=1)
+
+
+@dg.asset_check(asset=selection_report, description="The selection beats random, with an interval that excludes zero.")
+def selection_beats_random(platform: Platform) -> dg.AssetCheckResult:
+    """Warn in plain words where it does not."""
+    row = platform.lake.snapshot().read(SELECTION_REPORT).row(0, named=True)
+    won = row["gain_low"] is not None and row["gain_low"] > 0
+    return dg.AssetCheckResult(passed=won, severity=dg.AssetCheckSeverity.WARN, description=row["headline"])
+
+
+ASSETS = [final_subset, strategy_losses, selection_report]
+CHECKS = [selection_hits_its_target, selection_holds_no_test_chunk, selection_beats_random]

@@ -1,0 +1,91 @@
+"""Everything that the report is made from, read from the lake at one snapshot."""
+
+from pathlib import Path
+
+import polars as pl
+
+from ppl_assets.lake import Lake, Snapshot
+from ppl_assets.law.predictions import chosen_law, law_curves, law_residuals, law_surface
+from ppl_assets.study import Study
+from ppl_assets.subset.report import Finding, Provenance, ReportInput
+from ppl_assets.tables import (
+    BASE_MODEL,
+    CLEANING_COUNTS,
+    FITTED_LAW,
+    LANDSCAPE_HISTOGRAM,
+    LAW_FINDINGS,
+    PERPLEXITY_LANDSCAPE,
+    REACHABLE_REGION,
+    REGIMES,
+    SELECTIONS,
+    STRATEGY_LOSSES,
+)
+
+
+def report_input(study: Study, study_file: Path, lake: Lake, snapshot: Snapshot, trial_losses: pl.DataFrame) -> ReportInput:
+    """The report's input.
+
+    Args:
+        study: the study.
+        study_file: its file, named in the commands.
+        lake: for the lineage of what is shown.
+        snapshot: the lake; everything is read from it.
+        trial_losses: rows of the present setting.
+    """
+    law_table, regimes, selection = snapshot.read(FITTED_LAW), snapshot.read(REGIMES), snapshot.read(SELECTIONS)
+    law = chosen_law(law_table)
+    largest = int(trial_losses["tokens"].max() or 1)  # type: ignore[call-overload]
+    corpora = {"corpus": study.corpus_partitions()}
+    return ReportInput(
+        study=study.study.name,
+        base_model=snapshot.read(BASE_MODEL),
+        landscape=snapshot.read(PERPLEXITY_LANDSCAPE),
+        histogram=snapshot.read(LANDSCAPE_HISTOGRAM),
+        reachable=snapshot.read(REACHABLE_REGION),
+        regimes=regimes,
+        trial_losses=trial_losses,
+        fitted_law=law_table,
+        selection=selection,
+        strategy_losses=_strategies(study, lake, snapshot),
+        cleaning_counts=snapshot.read(CLEANING_COUNTS, where=corpora),
+        findings=tuple(Finding(*row) for row in snapshot.read(LAW_FINDINGS, ["name", "passed", "sentence"]).iter_rows()),
+        provenance=_provenance(study_file, lake, snapshot, str(selection["selection_id"].item())),
+        surface=law_surface(law, trial_losses, largest) if law else None,
+        curves=law_curves(law, trial_losses) if law else pl.DataFrame(),
+        residuals=law_residuals(law_table, trial_losses),
+        confidence=study.law.confidence,
+    )
+
+
+def _strategies(study: Study, lake: Lake, snapshot: Snapshot) -> pl.DataFrame:
+    """Losses of the study's strategies under the newest setting; those of an earlier setting cannot be compared."""
+    rows = snapshot.read(STRATEGY_LOSSES, where={"strategy": study.strategies.names})
+    commits = lake.commits("strategy_losses")
+    newest = max(commits.values(), key=lambda commit: commit.snapshot, default=None)
+    return rows.filter(pl.col("setting_id") == newest.facts.get("setting_id", "")) if newest else rows
+
+
+def _provenance(study_file: Path, lake: Lake, snapshot: Snapshot, selection_id: str) -> Provenance:
+    base = snapshot.read(BASE_MODEL).row(0, named=True)
+    name = study_file.name if study_file.name == "study.toml" else f"{study_file.parent.name}/{study_file.name}"
+    option = "" if study_file.name == "study.toml" else f" STUDY={name}"
+    law, subset = lake.latest("fitted_law"), lake.latest("final_subset")
+    identifiers = {
+        "selection": selection_id,
+        "base model": base["model_id"],
+        "weights": base["weights_fingerprint"],
+        "tokenizer": base["tokenizer_fingerprint"],
+        "scorer": str(snapshot.read(PERPLEXITY_LANDSCAPE, ["scorer_id"], {"scope": "candidates"}).item()),
+    }
+    if law and subset:
+        identifiers |= {"run of the fit": law.run_id, "run of the selection": subset.run_id}
+    return Provenance(
+        study_file=name,
+        snapshot=snapshot.number,
+        commands=(
+            ("Run the study again", f"make demo{option}"),
+            ("Look at the runs", f"make ui{option}"),
+            ("Trace a selected chunk back", f".venv/bin/ppl-assets{f' --study {name}' if option else ''} lineage"),
+        ),
+        identifiers=identifiers,
+    )
