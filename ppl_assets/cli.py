@@ -10,9 +10,6 @@ from pathlib import Path
 
 from ppl_assets.study import StudyError
 
-DOCUMENTED_QUERIES = Path(__file__).with_name("lineage.sql")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
@@ -106,7 +103,10 @@ def _lineage(options: argparse.Namespace) -> int:
     from ppl_assets.automation.summary import lineage_table
     from ppl_assets.resources import Platform
 
-    print(lineage_table(Platform().lake, options.chunk_id))  # noqa: T201 - the command's output
+    try:
+        print(lineage_table(Platform().lake, options.chunk_id))  # noqa: T201 - the command's output
+    except LookupError as error:
+        raise StudyError(error.args[0]) from error
     return 0
 
 

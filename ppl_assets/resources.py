@@ -5,6 +5,7 @@ The only module outside ``assets.py``, ``automation/`` and ``definitions.py`` th
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +20,11 @@ from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
 from ppl_assets.study import Study, load_study
 from ppl_assets.tables import LakeTable
+
+# Two features that are worth their label: observations give a corpus its data version from content, and checks with
+# partitions stop what is downstream of a broken corpus alone.
+warnings.filterwarnings("ignore", message=".*observable_source_asset.*", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec.*", category=dg.PreviewWarning)
 
 STUDY_VARIABLE = "PPL_ASSETS_STUDY"
 """Environment variable that names the study file; ``study.toml`` in the working directory where it is not set."""

@@ -15,31 +15,36 @@ observe_corpora = dg.define_asset_job(
 )
 
 
-def _job(name: str, asset: str, description: str, partitions: dg.PartitionsDefinition | None = None) -> dg.UnresolvedAssetJob:
-    return dg.define_asset_job(
+_STAGES: tuple[tuple[str, str, dg.PartitionsDefinition | None, str], ...] = (
+    ("test_documents", "set_test_documents_aside", None, "Set target and general text aside."),
+    ("base_model", "resolve_base_model", None, "Resolve, or pre-train, the frozen base model."),
+    ("chunks", "chunk_corpus", CORPUS_PARTITIONS, "Clean, deduplicate and chunk a corpus."),
+    ("perplexity_scores", "score_corpus", CORPUS_PARTITIONS, "Score a corpus' new chunks with the base model."),
+    ("perplexity_landscape", "draw_landscape", None, "Draw the distribution of chunk perplexity."),
+    ("regime_partitions", "design_trials", None, "Decide which subsets to train on."),
+    ("trial_losses", "run_trial", TRIAL_PARTITIONS, "Train one trial and measure its losses."),
+    ("fitted_law", "fit_law", None, "Fit the law to the trial losses."),
+    ("final_subset", "select_subset", None, "Select and export the subset at the optimum."),
+    ("strategy_losses", "train_strategy", STRATEGY_PARTITIONS, "Train on the selection or a rival, several seeds."),
+    ("selection_report", "write_report", None, "Write the report."),
+)
+"""Asset, its job's name, its partitions, what the job does; in the order in which the data runs."""
+
+STAGE_JOBS = {
+    asset: dg.define_asset_job(
         name, selection=dg.AssetSelection.assets(asset), partitions_def=partitions, description=description
     )
-
-
-STAGE_JOBS: dict[str, dg.UnresolvedAssetJob] = {
-    "test_documents": _job("set_test_documents_aside", "test_documents", "Set target and general text aside."),
-    "base_model": _job("resolve_base_model", "base_model", "Resolve, or pre-train, the frozen base model."),
-    "chunks": _job("chunk_corpus", "chunks", "Clean, deduplicate and chunk a corpus.", CORPUS_PARTITIONS),
-    "perplexity_scores": _job(
-        "score_corpus", "perplexity_scores", "Score a corpus' new chunks with the base model.", CORPUS_PARTITIONS
-    ),
-    "perplexity_landscape": _job("draw_landscape", "perplexity_landscape", "Distribution of chunk perplexity."),
-    "regime_partitions": _job("design_trials", "regime_partitions", "Decide which subsets to train on."),
-    "trial_losses": _job("run_trial", "trial_losses", "Train one trial and measure its losses.", TRIAL_PARTITIONS),
-    "fitted_law": _job("fit_law", "fitted_law", "Fit the law to the trial losses."),
-    "final_subset": _job("select_subset", "final_subset", "Select and export the subset at the optimum."),
-    "strategy_losses": _job(
-        "train_strategy", "strategy_losses", "Train on the selection or a rival, several seeds.", STRATEGY_PARTITIONS
-    ),
-    "selection_report": _job("write_report", "selection_report", "Write the report."),
+    for asset, name, partitions, description in _STAGES
 }
 """The job of each asset, in the order in which the data runs."""
 
 JOBS = [observe_corpora, *STAGE_JOBS.values()]
 
-SCHEDULES: list[dg.ScheduleDefinition] = []
+SCHEDULES: list[dg.ScheduleDefinition] = [
+    dg.ScheduleDefinition(
+        name="observe_corpora_nightly",
+        target=dg.AssetSelection.assets("raw_corpus"),
+        cron_schedule="0 2 * * *",
+        description="Look at every corpus once a night; what depends on a changed one then runs by itself.",
+    )
+]

@@ -57,3 +57,18 @@ def _is_known(asset: str, partition: str, instance: dg.DagsterInstance) -> bool:
     if partition:
         return partition in instance.get_materialized_partitions(key)
     return instance.get_latest_materialization_event(key) is not None
+
+
+def status_lines(platform: Platform, instance: dg.DagsterInstance) -> list[str]:
+    """One line an asset: how many of its partitions are up to date, and which would be computed."""
+    lines, is_known = [], True
+    for asset in INPUTS:
+        if not is_known:
+            lines.append(f"{asset:<22} waits for what is above")
+            continue
+        keys = partitions_of(asset, platform, instance)
+        due = [key for key in keys if pending(asset, key, platform, instance)]
+        is_known = not due
+        named = f": {', '.join(key for key in due[:6] if key)}{' ...' if len(due) > 6 else ''}" if due and due[0] else ""
+        lines.append(f"{asset:<22} " + (f"{len(due)} of {len(keys)} to compute{named}" if due else "up to date"))
+    return lines

@@ -8,7 +8,7 @@ from ppl_assets.corpus.files import SourceFile, bucket_of, list_files
 from ppl_assets.corpus.leaks import TestGuard
 from ppl_assets.corpus.readers import read_documents
 from ppl_assets.corpus.rows import Document
-from ppl_assets.study import ChunksSection, CorpusSection, Study
+from ppl_assets.study import CorpusSection, Study
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TestDocument:
         split: test (domain loss) or general (forgetting).
         text: the normalized text.
         text_hash: its 128-bit hash.
-        signature: its MinHash signature, uint32 of shape (permutations,).
+        signature: its MinHash signature, uint32 of shape (permutations,); None where a stored row is read without it.
     """
 
     doc_id: str
@@ -29,7 +29,7 @@ class TestDocument:
     split: str
     text: str
     text_hash: str
-    signature: Signature
+    signature: Signature | None = None
 
     @property
     def characters(self) -> int:
@@ -56,23 +56,18 @@ class TestSet:
         object.__setattr__(self, "known_hashes", frozenset(self.hashes.values()))
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, str, str, str]], settings: ChunksSection) -> "TestSet":
-        """From stored test documents, one at a time: their texts are not held.
-
-        Args:
-            rows: document id, split, text hash and text of each (``tables.TEST_DOCUMENTS``).
-            settings: shingle, permutations and threshold of the guard.
-        """
+    def of(cls, documents: Iterable[TestDocument], study: Study) -> "TestSet":
+        """From selected or stored test documents, one at a time: their texts are not held."""
         hashes: dict[str, str] = {}
         splits: dict[str, str] = {}
 
         def texts() -> Iterator[str]:
-            for doc_id, split, digest, text in rows:
-                hashes[doc_id] = digest
-                splits[doc_id] = split
-                yield text
+            for document in documents:
+                hashes[document.doc_id] = document.text_hash
+                splits[document.doc_id] = document.split
+                yield document.text
 
-        guard = TestGuard.from_texts(texts(), settings)
+        guard = TestGuard.from_texts(texts(), study.chunks)
         return cls(hashes, splits, guard)
 
     def split_of(self, doc_id: str, text_hash: str) -> str:

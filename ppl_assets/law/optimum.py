@@ -4,7 +4,7 @@ The loss is least where g is greatest, whatever D. It is looked for only in the 
 optimum on a flat surface is unknown and its regret tiny, so both are always reported.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -101,21 +101,19 @@ def find_optimum(
     if not law.parts[0].names:
         return Optimum("flat", f"There is no optimum: in this form {law.parts[0].sentence}.")
     budget = float(law.observations.tokens.max() if tokens is None else tokens)
-    noise = noise_pct if noise_pct is not None else _residual_noise(law)
-    tokens_only = fit(law.observations, "d_only", law.link)
-    p_value, between = effect_p_value(law, tokens_only), 100.0 * between_runs(tokens_only)
-    range_pct = _range_pct(law, region, budget)
-    is_flat = range_pct < 2 * noise or (p_value > SIGNIFICANT and between < 2 * noise)
+    evidence = _Evidence.of(law, region, noise_pct, budget)
     slopes = Slopes.at(law.form, *region.points, law.sigma_kind)
     own = peaks(slopes, law.surface_coefficients[None], region)
-    is_bowl = bool(own.is_bowl[0]) and not is_flat
+    is_bowl = bool(own.is_bowl[0]) and not evidence.is_flat
+    decisive: Conditions | None = None
     if is_bowl:
         u, v, decisive = _settle(law, region, float(own.u[0]), float(own.v[0]))
     else:
         u, v = highest(law, region)
-        decisive = None if is_flat else _decisive(stationary_points(law, region, slopes))
+        if not evidence.is_flat:
+            decisive = _decisive(stationary_points(law, region, slopes))
     spread = _spread(law, region, slopes, bootstrap, (u, v), budget)
-    kind: OptimumKind = "flat" if is_flat else _kind(decisive, is_bowl, spread.bowl_share, p_value)
+    kind = "flat" if evidence.is_flat else _kind(decisive, is_bowl, spread.bowl_share, evidence.p_value)
     side, further = _side(law, region, u, v) if kind in ("boundary", "saddle") else ("", None)
     found = Optimum(
         kind=kind,
@@ -128,16 +126,42 @@ def find_optimum(
         predicted_interval=spread.loss,
         regret_pct=spread.regret_pct,
         regret_bound_pct=spread.regret_bound_pct,
-        range_pct=range_pct,
-        noise_pct=noise,
-        effect_p=p_value,
+        range_pct=evidence.range_pct,
+        noise_pct=evidence.noise_pct,
+        effect_p=evidence.p_value,
         bowl_share=spread.bowl_share,
         side=side,
         further_trial=further,
         conditions=decisive,
         tokens=budget,
     )
-    return Optimum(**{**found.__dict__, "sentence": _sentence(found)})
+    return replace(found, sentence=_sentence(found))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Whether the surface is more than noise.
+
+    Flat: the predicted loss varies by less than twice the noise over the region, or the form explains the runs'
+    differences no better than chance and these are less than twice the noise.
+    """
+
+    range_pct: float
+    noise_pct: float
+    p_value: float
+    is_flat: bool
+
+    @classmethod
+    def of(cls, law: LawFit, region: SearchRegion, noise_pct: float | None, tokens: float) -> "_Evidence":
+        u, v = region.points
+        losses = law.predict(np.exp(u), np.exp(v), tokens)
+        range_pct = 100.0 * float(losses.max() / losses.min() - 1.0)
+        parts = noise_parts(law)
+        noise = 100.0 * float(np.hypot(parts.run, parts.point)) if noise_pct is None else noise_pct
+        tokens_only = fit(law.observations, "d_only", law.link)
+        p_value, between = effect_p_value(law, tokens_only), 100.0 * between_runs(tokens_only)
+        is_flat = range_pct < 2 * noise or (p_value > SIGNIFICANT and between < 2 * noise)
+        return cls(range_pct, noise, p_value, is_flat)
 
 
 def _settle(law: LawFit, region: SearchRegion, u: float, v: float) -> tuple[float, float, Conditions]:
@@ -167,17 +191,6 @@ def _kind(point: Conditions | None, is_bowl: bool, share: float, p_value: float)
         )
     is_saddle = point is not None and point.curvature[0] < 0 < point.curvature[1]
     return "saddle" if is_saddle else "boundary"
-
-
-def _residual_noise(law: LawFit) -> float:
-    noise = noise_parts(law)
-    return 100.0 * float(np.hypot(noise.run, noise.point))
-
-
-def _range_pct(law: LawFit, region: SearchRegion, tokens: float) -> float:
-    u, v = region.points
-    losses = law.predict(np.exp(u), np.exp(v), tokens)
-    return 100.0 * float(losses.max() / losses.min() - 1.0)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class SearchRegion:
         except QhullError:
             return None
 
+    @property
+    def corners(self) -> FloatArray | None:
+        """[k, 2] (mu, sigma) of the hull's corners, counter-clockwise; None where the trials lie on a line."""
+        return None if self._hull is None else np.exp(self._hull.points[self._hull.vertices])
+
     @cached_property
     def width(self) -> float:
         """Least width of the hull over all directions, log units; 0 where it is a line or a point."""

@@ -212,12 +212,17 @@ def _converted(file: Path, target: Path) -> Path:
     """A GGUF file as a safetensors folder in float32: dequantized once, loaded quickly ever after."""
     if (target / "config.json").is_file():
         return target
+    disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
         raise ModelError(f"{file} cannot be read as GGUF; give a file of an architecture that transformers converts ({_first_line(error)})") from error
-    disable_progress_bar()
+    config = read.config
+    if hasattr(config, "quantization_config"):  # marks the model as quantized, which it no longer is
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     with saved_at_once(target) as partial:
         model.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)

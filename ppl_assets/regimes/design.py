@@ -35,7 +35,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Regime:
-    """A place in the design; replicates of a place differ in ``replicate`` and are drawn and trained with other seeds."""
+    """A place in the design; replicates of one place differ in number, and are drawn and trained with other seeds."""
 
     name: str
     mu: float
@@ -101,8 +101,8 @@ def face_grid(
     """
     if tokens > MOST_SHARE * candidates.total_tokens:
         raise SelectionError(
-            f"a trial of {tokens} tokens takes nearly all of the {candidates.total_tokens} candidate tokens, so regimes "
-            f"cannot differ; lower trials.tokens below {int(MOST_SHARE * candidates.total_tokens)} or add text"
+            f"a trial of {tokens} tokens takes nearly all of the {candidates.total_tokens} candidate tokens, so "
+            f"regimes cannot differ; lower trials.tokens below {int(MOST_SHARE * candidates.total_tokens)} or add text"
         )
     low, high = region.inner_mu_range(max(inside, FACE_MARGIN))
     low, high = max(low, region.band_at(PLAUSIBLE[0])), min(high, region.band_at(PLAUSIBLE[1]))

@@ -182,10 +182,10 @@ def _members(
     places = bins.places(candidates.ppl)
     inclusion = np.clip(tilt.inclusion, 1e-12, 1 - 1e-12)
     # Pareto sampling (Rosen 1997): the smallest odds ratios of draw to probability have nearly these probabilities.
-    priority = np.log(draws / (1 - draws)) - np.log(inclusion / (1 - inclusion))[places]
+    priority: FloatArray = np.log(draws / (1 - draws)) - np.log(inclusion / (1 - inclusion))[places]
     begun = np.cumsum(bins.chunks) - bins.chunks
     stratum = np.unique(begun // STRATUM_CHUNKS, return_inverse=True)[1].astype(np.int64)
-    expected = np.bincount(stratum, weights=bins.chunks * tilt.inclusion)
+    expected: FloatArray = np.bincount(stratum, weights=bins.chunks * tilt.inclusion)
     chosen = stratified(stratum[places], expected, priority, offset=float(draws.min() * draws.size % 1.0))
     chosen = at_budget(candidates.tokens, chosen, priority, budget)
     # Marginal chunks come first, so that exchanges touch what a slightly other budget would have touched too.

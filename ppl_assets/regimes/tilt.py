@@ -38,7 +38,9 @@ class Bins:
     def of(cls, candidates: Candidates, mu: float, sigma: float) -> "Bins":
         """Bin sums of u = (ppl - mu) / sigma and of u^2."""
         ranked = candidates.sorted_ppl
-        edges = np.unique(ranked) if ranked.size <= BINS else np.geomspace(ranked[0], ranked[-1], BINS + 1)[:-1]
+        edges: FloatArray = (
+            np.unique(ranked) if ranked.size <= BINS else np.geomspace(ranked[0], ranked[-1], BINS + 1)[:-1]
+        )
         edges[0] = ranked[0]
         starts: IntArray = np.searchsorted(ranked, edges).astype(np.int64, copy=False)
         filled = np.append(np.diff(starts) > 0, starts[-1] < ranked.size)

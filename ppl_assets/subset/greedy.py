@@ -68,9 +68,12 @@ class Objective:
 
 
 def real_roots(c3: float, c2: float, c1: float, c0: float) -> list[float]:
-    """Real roots of c3 x^3 + c2 x^2 + c1 x + c0 with c2 = 0 where c3 = 0, by Cardano and Viete, each polished twice."""
+    """Real roots of c3 x^3 + c2 x^2 + c1 x + c0 with c2 = 0 where c3 = 0, by Cardano and Viete.
+
+    A constant has no root: minus infinity, next to which the lowest score lies.
+    """
     if c3 == 0.0:
-        return [-c0 / c1] if c1 != 0.0 else [0.0]
+        return [-c0 / c1] if c1 != 0.0 else [-math.inf]
     shift = c2 / (3.0 * c3)
     p = c1 / c3 - 3.0 * shift * shift
     q = 2.0 * shift**3 - shift * c1 / c3 + c0 / c3
@@ -80,7 +83,7 @@ def real_roots(c3: float, c2: float, c1: float, c0: float) -> list[float]:
         roots = [math.copysign(size - (p / (3.0 * size) if size else 0.0), -q)]
     else:
         radius = 2.0 * math.sqrt(-p / 3.0)
-        cosine = 3.0 * q / (p * radius) if radius > 0.0 else 0.0
+        cosine = 3.0 * q / (p * radius) if p * radius != 0.0 else 0.0
         angle = math.acos(min(1.0, max(-1.0, cosine))) / 3.0
         roots = [radius * math.cos(angle - 2.0 * math.pi * turn / 3.0) for turn in range(3)]
     return [_polished(root - shift, c3, c2, c1, c0) for root in roots]

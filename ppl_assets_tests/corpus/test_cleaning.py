@@ -59,6 +59,10 @@ def test_texts_without_spaces_between_words_have_shingles():
     assert len(ngram_hashes(word_hashes("a b c"), 5)) == 0
 
 
+def test_words_are_the_same_beside_text_of_other_alphabets():
+    assert word_hashes("Snake_case, 2 words!").tolist() == word_hashes("Snake_case, 2 words! \xfc").tolist()[:3]
+
+
 def test_bands_find_all_but_one_in_a_hundred_pairs_at_the_threshold():
     for threshold in (0.3, 0.5, 0.8, 0.95):
         rows = rows_per_band(threshold, 128)

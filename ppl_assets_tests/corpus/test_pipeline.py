@@ -12,7 +12,7 @@ from ppl_assets.tables import CHUNKS, CLEANING_COUNTS, REJECTED_ROWS
 
 
 def prose(seed, words=120):
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311  # repeatable text
     return " ".join(f"{draw.choice('bcdfgh')}{draw.choice('aeiou')}{draw.randrange(300)}" for _ in range(words))
 
 
@@ -25,8 +25,7 @@ def write(folder, texts):
 
 def test_set(study):
     selected = list(held_out.select_test_documents(study))
-    rows = [(d.doc_id, d.split, d.text_hash, d.text) for d in selected]
-    return selected, held_out.TestSet.of(rows, study.chunks)
+    return selected, held_out.TestSet.of(selected, study)
 
 
 test_set.__test__ = False
@@ -111,14 +110,15 @@ def test_copies_and_quotations_of_a_test_document_are_kept_out(tmp_path, study, 
     assert {row["source"] for row in rows} == {"file.py"}
     candidates = [(row["chunk_id"], row["text"]) for row in rows]
     assert not list(near_test_violations(candidates, Guard.from_texts([docstring], made.chunks)))
-    _, leaky, _ = build(made, "c", tokenizer, held_out.TestSet.of([], made.chunks))
+    _, leaky, _ = build(made, "c", tokenizer, held_out.TestSet.of([], made))
     violations = near_test_violations([(row["chunk_id"], row["text"]) for row in leaky], tests.guard)
     assert len(list(violations)) >= counts["test_overlap_chunk"]
 
 
 def test_a_held_out_document_whose_text_has_changed_is_an_ordinary_candidate(tmp_path, study, tokenizer):
     made = study({"c": write(tmp_path / "c", {"a.txt": prose(1)})})
-    tests = held_out.TestSet.of([("c:a.txt:1", "test", "0" * 32, prose(9))], made.chunks)
+    changed = held_out.TestDocument("c:a.txt:1", "c", "test", prose(9), "0" * 32)
+    tests = held_out.TestSet.of([changed], made)
     _, rows, _ = build(made, "c", tokenizer, tests)
     assert {row["split"] for row in rows} == {"candidate"}
 
@@ -147,7 +147,7 @@ def test_a_damaged_file_raises_and_leaves_no_counts(tmp_path, study, tokenizer):
     settings = write(tmp_path / "c", {"a.txt": prose(1)})
     (tmp_path / "c" / "b.jsonl.gz").write_bytes(b"\x1f\x8b\x08" + bytes(20))
     made = study({"c": settings})
-    stream = pipeline.build_chunks(made, "c", tokenizer, "tok", held_out.TestSet.of([], made.chunks))
+    stream = pipeline.build_chunks(made, "c", tokenizer, "tok", held_out.TestSet.of([], made))
     with pytest.raises(TruncatedFile):
         list(stream)
     with pytest.raises(CorpusError, match="not all read yet"):
@@ -160,7 +160,7 @@ def test_record_batches_are_bounded_and_progress_is_told(tmp_path, study, tokeni
     rows = "".join(json.dumps({"text": prose(number)}) + "\n" for number in range(20))
     made = study({"c": write(tmp_path / "c", {"a.jsonl": rows})}, held_out={"test_share": 0.0})
     told = []
-    tests = held_out.TestSet.of([], made.chunks)
+    tests = held_out.TestSet.of([], made)
     stream = pipeline.build_chunks(made, "c", tokenizer, "tok", tests, lambda *seen: told.append(seen))
     sizes = [batch.num_rows for batch in stream]
     assert set(sizes[:-1]) == {10}

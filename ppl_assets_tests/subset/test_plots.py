@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ppl_assets.subset import plots
-from ppl_assets.subset.plots.style import MARKDOWN_LIMIT, perplexity_text, tokens_text
+from ppl_assets.subset.plots.style import MARKDOWN_LIMIT, SELECTED, TEST, perplexity_text, tokens_text
 from ppl_assets.subset.report import draw
 from ppl_assets_tests.subset.report_factory import report_input, strategy_table, table, without
 
@@ -28,6 +28,13 @@ def test_every_chart_is_drawn_and_small_ones_fit_an_event_log_row(small):
     for png in small.values():
         assert png.startswith(b"\x89PNG")
         assert 5_000 < len(png) < 70_000
+
+
+def test_small_marks_keep_their_colour(small):
+    pixels = np.asarray(Image.open(io.BytesIO(small["law"])).convert("RGB"), dtype=int)
+    for color in (TEST, "#f0e442", SELECTED):
+        wanted = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+        assert np.abs(pixels - wanted).max(axis=2).min() <= 12
 
 
 def test_drawing_twice_gives_the_same_bytes(data, small):
@@ -56,12 +63,10 @@ def test_markdown_of_a_big_image_is_encoded_smaller():
     assert len(plots.as_markdown(buffer.getvalue(), "noise")) < MARKDOWN_LIMIT * 4 / 3 + 100
 
 
-def test_an_image_that_cannot_be_made_small_is_refused():
-    noise = np.random.default_rng(0).integers(0, 256, (2600, 2600, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, format="PNG", compress_level=0)
+def test_an_image_that_cannot_be_made_small_is_refused(small, monkeypatch):
+    monkeypatch.setattr("ppl_assets.subset.plots.style.MARKDOWN_LIMIT", 100)
     with pytest.raises(ValueError, match="size='small'"):
-        plots.as_markdown(buffer.getvalue(), "noise")
+        plots.as_markdown(small["strategies"], "losses")
 
 
 def test_names_are_never_read_as_mathematics(data):
@@ -109,7 +114,7 @@ def test_missing_data_is_refused_in_words(data):
         plots.LawSurface(np.ones(3), np.ones(2), np.ones((3, 2)), np.ones((3, 2)), 1, "paper")
 
 
-def test_a_table_of_many_forms_and_an_empty_fit_are_drawn(data):
+def test_a_chart_without_data_is_left_out(data):
     bare = without(data, curves=pl.DataFrame(), residuals=pl.DataFrame(), surface=None)
     bare = without(bare, strategy_losses=table("strategy_losses", []), histogram=data.histogram.head(0))
     assert set(draw(bare, "small")) == {"trials"}

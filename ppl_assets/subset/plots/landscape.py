@@ -99,7 +99,7 @@ def _name(axes: Any, name: str, chunks: int, edges: Any, density: Any, color: st
         top = int(density.argmax())
         spot, offset, side, ink = (math.sqrt(edges[top] * edges[top + 1]), density[top]), (0, 5), "center", TEST
     else:
-        flank = int(np.argmax(density >= 0.6 * density.max()))
+        flank = int(np.argmax(density >= 0.85 * density.max()))
         spot, offset, side, ink = (edges[flank], density[flank]), (-5, 3), "right", INK
     axes.annotate(text, spot, offset, textcoords="offset points", color=ink, ha=side, va="bottom")
 

@@ -29,6 +29,9 @@ INK, MUTED, FAINT, GRID, PAPER = "#1c2126", "#5c6670", "#b9c1c8", "#e7eaed", "#f
 # Okabe and Ito's colour-blind safe set, one role each.
 SELECTED, TEST, FITTED, PREDICTED = "#0072b2", "#d55e00", "#0072b2", "#a8487f"
 
+COLORS = 128
+"""Palette of an encoded chart: no pixel moves by more than 10 of 255 (256 colours: 6, and 14 % more bytes)."""
+
 MARKDOWN_LIMIT = 100_000
 """Bytes of PNG that an event log row should carry at most."""
 
@@ -91,16 +94,19 @@ def new_figure(size: Size, height: float) -> Figure:
 
 
 def encode(figure: Figure) -> bytes:
-    """The figure as a PNG with a palette of 64 colours: a quarter of the bytes, no visible difference."""
+    """The figure as a PNG with a palette: a third of the bytes, no visible difference."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return _palette_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), 64)
+    return _palette_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), COLORS)
 
 
 def _palette_png(image: Image.Image, colors: int) -> bytes:
-    """PNG bytes of an image reduced to so many colours."""
+    """PNG bytes of an image reduced to so many colours.
+
+    The palette covers the range of colours: a median cut spends it on greys, and a small mark in orange turns brown.
+    """
     buffer = io.BytesIO()
-    reduced = image.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    reduced = image.quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     reduced.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 

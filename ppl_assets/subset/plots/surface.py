@@ -93,7 +93,7 @@ def law_surface(
         axes.set_xscale("log")
         axes.set_yscale("log")
         labels = _marks(axes, law, landscape, selection)
-        points = [(float(mu), float(sigma)) for mu, sigma in trials.select("mu", "sigma").iter_rows()]
+        points = [(float(mu), float(sigma)) for mu, sigma in trials.select("mu", "sigma").iter_rows() if sigma > 0]
         _frame(axes, [*points, *((label.x, label.y) for label in labels), *map(tuple, surface.hull)], size)
         shades = _contours(axes, surface, size)
         _boundary(axes, reachable)
@@ -158,7 +158,7 @@ def _inside(surface: LawSurface) -> NDArray[np.bool_]:
 
 def _boundary(axes: Any, reachable: pl.DataFrame) -> None:
     """Least and greatest deviation that a subset of the largest share can have at each mean."""
-    rows = reachable.filter(pl.col("share") == reachable["share"].max(), pl.col("sigma_high") > 0).sort("mu")
+    rows = reachable.filter(pl.col("share") == pl.col("share").max(), pl.col("sigma_high") > 0).sort("mu")
     if rows.is_empty():
         return
     low = np.maximum(rows["sigma_low"].to_numpy(), 1e-9)

@@ -1,0 +1,1 @@
+from ppl_assets.subset.plots import *  # noqa

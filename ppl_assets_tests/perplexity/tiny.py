@@ -1,0 +1,115 @@
+"""Tiny random models of several architectures, and chunks to score with them."""
+
+import copy
+from functools import cache
+
+import numpy as np
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from ppl_assets.perplexity.scorer import ScorePolicy
+
+VOCABULARY, CONTEXT = 97, 64
+TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+WIDE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.3,  # random weights of the usual 0.02 would give every token nearly the same probability
+    **TOKEN_IDS,
+}
+
+
+@cache
+def _model(name: str) -> PreTrainedModel:
+    torch.manual_seed(7)
+    match name:
+        case "llama":
+            model = LlamaForCausalLM(LlamaConfig(**WIDE, tie_word_embeddings=True))
+        case "qwen2":
+            model = Qwen2ForCausalLM(Qwen2Config(**WIDE))
+        case "qwen3":
+            model = Qwen3ForCausalLM(Qwen3Config(**WIDE, head_dim=8))
+        case "gemma2":  # caps its logits
+            model = Gemma2ForCausalLM(Gemma2Config(**WIDE, head_dim=8, sliding_window=8, final_logit_softcapping=5.0))
+        case "granite":  # divides its logits
+            model = GraniteForCausalLM(GraniteConfig(**WIDE, logits_scaling=4.0))
+        case "opt":  # does not keep packed documents apart
+            model = OPTForCausalLM(
+                OPTConfig(
+                    vocab_size=VOCABULARY,
+                    hidden_size=32,
+                    ffn_dim=48,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    max_position_embeddings=CONTEXT,
+                    init_std=0.3,
+                    bos_token_id=0,
+                    eos_token_id=0,
+                    pad_token_id=1,
+                )
+            )
+        case _:
+            model = GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=VOCABULARY,
+                    n_embd=32,
+                    n_layer=2,
+                    n_head=4,
+                    n_positions=CONTEXT,
+                    initializer_range=0.3,
+                    **TOKEN_IDS,
+                )
+            )
+    return model.float().eval()
+
+
+def tiny_model(name: str = "llama") -> PreTrainedModel:
+    """A fresh float32 copy; the same weights every time."""
+    return copy.deepcopy(_model(name))
+
+
+@cache
+def tiny_model64(name: str = "llama") -> PreTrainedModel:
+    """The same weights in float64, for the oracle."""
+    return tiny_model(name).double()
+
+
+def policy(prefix: int | None = 0, **changes: object) -> ScorePolicy:
+    """A float32 policy with a bos prefix, or none."""
+    given = {
+        "first_token": "unscored" if prefix is None else "bos",
+        "prefix_id": prefix,
+        "window_tokens": CONTEXT,
+        "dtype": "float32",
+        "attention": "sdpa",
+        "model_id": "model",
+        "tokenizer_id": "tokenizer",
+    }
+    return ScorePolicy(**{**given, **changes})
+
+
+def chunks_of(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
+    """Random chunks without token 0, the prefix."""
+    random = np.random.default_rng(seed)
+    return [random.integers(1, VOCABULARY, length).astype(np.int32) for length in lengths]
