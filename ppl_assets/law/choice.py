@@ -121,8 +121,10 @@ def choose(results: list[FormResult], target: Target = "best_form") -> FormResul
     best_form: the leader is the converged form with the least mean leave-one-run-out error over runs; a form is close
     where its error exceeds the leader's by less than one standard error of their difference over runs; of the close
     ones the least AICc is taken. Leaving runs out guards against the points of a run passing for independent evidence,
-    which AICc believes; AICc then decides what a dozen runs cannot (in simulations it found the true form in 83 to
-    91 %, leave-one-out in 66 to 82 %). The chosen form's own error is the least of several and a little too good.
+    which AICc believes; AICc then decides what a dozen runs cannot. In 66 simulated studies of 12 runs this rule found
+    the true form and link in 47, leave-one-out alone in 48, AICc alone in 44: AICc misleads where the noise lies in the
+    runs, leave-one-out where it lies in the points. The chosen form's own error is the least of several and a little
+    too good.
     A tokens-only form has no optimum and is never chosen while another can be.
 
     paper: the paper's form and link, whatever its error.

@@ -13,7 +13,7 @@ import numpy as np
 
 from ppl_assets.law.forms import FORMS, LINKS, Form, Link, LinkName, SigmaKind, coefficient_names, design
 from ppl_assets.law.observations import FloatArray, Observations
-from ppl_assets.law.profile import NEAREST, solve
+from ppl_assets.law.profile import NEAREST, Solution, solve
 
 Status = Literal["converged", "e_at_bound", "e_near_min", "ill_conditioned", "refused"]
 
@@ -147,12 +147,7 @@ def fit(
     if why_not:
         return _refused(form, link, sigma_kind, why_not, names, used, aside)
     columns = design(shape, how, used.mu, used.sigma, used.tokens, sigma_kind)
-    loss, once = used.loss[None], np.ones((1, len(used)))
-    found = solve(columns, loss, once, how, used.base_loss)
-    if robust:
-        residuals = _residuals(columns, found.coefficients[0], found.floor[0], used, how)
-        scale = 1.4826 * np.median(np.abs(residuals)) if noise_pct is None else noise_pct / 100.0
-        found = solve(columns, loss, once, how, used.base_loss, huber=max(HUBER * float(scale), 1e-12))
+    found = _solved(columns, used, how, robust, noise_pct)
     floor, coefficients = float(found.floor[0]), found.coefficients[0]
     residuals = _residuals(columns, coefficients, floor, used, how)
     condition = condition_number(used, shape, how, sigma_kind)
@@ -204,6 +199,17 @@ def condition_number(used: Observations, form: Form, link: Link, sigma_kind: Sig
     columns = design(form, link, mu[index], sigma[index], used.tokens, sigma_kind)
     values = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), compute_uv=False)
     return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
+
+
+def _solved(columns: FloatArray, used: Observations, link: Link, robust: bool, noise_pct: float | None) -> Solution:
+    """The engine's solution of one data set, a second time with Huber's loss where asked for."""
+    loss, once = used.loss[None], np.ones((1, len(used)))
+    found = solve(columns, loss, once, link, used.base_loss)
+    if not robust:
+        return found
+    residuals = _residuals(columns, found.coefficients[0], float(found.floor[0]), used, link)
+    scale = 1.4826 * np.median(np.abs(residuals)) if noise_pct is None else noise_pct / 100.0
+    return solve(columns, loss, once, link, used.base_loss, huber=max(HUBER * float(scale), 1e-12))
 
 
 def _residuals(columns: FloatArray, c: FloatArray, floor: float, used: Observations, link: Link) -> FloatArray:

@@ -103,15 +103,7 @@ def find_optimum(
     budget = float(law.observations.tokens.max() if tokens is None else tokens)
     evidence = _Evidence.of(law, region, noise_pct, budget)
     slopes = Slopes.at(law.form, *region.points, law.sigma_kind)
-    own = peaks(slopes, law.surface_coefficients[None], region)
-    is_bowl = bool(own.is_bowl[0]) and not evidence.is_flat
-    decisive: Conditions | None = None
-    if is_bowl:
-        u, v, decisive = _settle(law, region, float(own.u[0]), float(own.v[0]))
-    else:
-        u, v = highest(law, region)
-        if not evidence.is_flat:
-            decisive = _decisive(stationary_points(law, region, slopes))
+    u, v, decisive, is_bowl = _locate(law, region, slopes, evidence.is_flat)
     spread = _spread(law, region, slopes, bootstrap, (u, v), budget)
     kind = "flat" if evidence.is_flat else _kind(decisive, is_bowl, spread.bowl_share, evidence.p_value)
     side, further = _side(law, region, u, v) if kind in ("boundary", "saddle") else ("", None)
@@ -162,6 +154,17 @@ class _Evidence:
         p_value, between = effect_p_value(law, tokens_only), 100.0 * between_runs(tokens_only)
         is_flat = range_pct < 2 * noise or (p_value > SIGNIFICANT and between < 2 * noise)
         return cls(range_pct, noise, p_value, is_flat)
+
+
+def _locate(
+    law: LawFit, region: SearchRegion, slopes: Slopes, is_flat: bool
+) -> tuple[float, float, Conditions | None, bool]:
+    """The optimum's (ln mu, ln sigma), the stationary point that decides its kind, and whether it is a bowl."""
+    own = peaks(slopes, law.surface_coefficients[None], region)
+    if own.is_bowl[0] and not is_flat:
+        return *_settle(law, region, float(own.u[0]), float(own.v[0])), True
+    u, v = highest(law, region)
+    return u, v, None if is_flat else _decisive(stationary_points(law, region, slopes)), False
 
 
 def _settle(law: LawFit, region: SearchRegion, u: float, v: float) -> tuple[float, float, Conditions]:

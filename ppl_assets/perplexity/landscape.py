@@ -57,7 +57,9 @@ class Histogram:
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{name} holds {array.size} values; give at least one and only finite ones (drop chunks without a score)")
+        raise ValueError(
+            f"{name} holds {array.size} values; give at least one and only finite ones (drop chunks without a score)"
+        )
     return array
 
 

@@ -13,33 +13,15 @@ from typing import Any
 import torch
 import transformers
 import xxhash
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.hub import download
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
 
-WANTED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-"""Weights, configuration and tokenizer: what is downloaded of a repository."""
-
-UNWANTED_FILES = ["*/*", "consolidated*"]
-"""Copies of the weights in other layouts."""
-
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
-"""What the hub's HTTP client raises; which client that is differs between versions of huggingface_hub."""
 
 GeneralTexts = Callable[[], Iterable[str]]
 
@@ -97,13 +79,15 @@ def resolve_base_model(
     elif source.startswith((".", "/", "~")):
         raise ModelError(f"model folder {source} does not exist; name one that does, or a Hugging Face id")
     else:
-        folder, revision = _downloaded(source, revision)
+        folder, revision = download(source, revision)
     files = check_folder(folder)
     weights = weights or _file_hash(files)
     return _described(source, folder, revision or weights, weights)
 
 
-def load_model(base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+def load_model(
+    base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
+) -> PreTrainedModel:
     """The model in eval mode, in exactly this dtype.
 
     ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
@@ -125,7 +109,10 @@ def load_model(base: BaseModel, device: str = "cpu", dtype: str = "float32", att
     )
     missing = sorted(loaded["missing_keys"]) + sorted(str(key) for key in loaded["mismatched_keys"])
     if missing:
-        raise ModelError(f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; give a complete checkpoint")
+        raise ModelError(
+            f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; "
+            "give a complete checkpoint"
+        )
     return model.to(device).eval()
 
 
@@ -143,7 +130,10 @@ def check_folder(folder: Path) -> list[Path]:
     for name in ("config.json", "tokenizer_config.json"):
         file = folder / name
         if file.is_file() and "auto_map" in _json(file):
-            raise ModelError(f"{folder} brings its own code (auto_map in {name}), which is never run; give a model that transformers knows")
+            raise ModelError(
+                f"{folder} brings its own code (auto_map in {name}), which is never run; "
+                "give a model that transformers knows"
+            )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote")
     index = folder / "model.safetensors.index.json"
@@ -172,15 +162,22 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{folder} is no causal language model that transformers {transformers.__version__} knows: {_first_line(error)}") from error
+        raise ModelError(
+            f"{folder} is no causal language model that transformers {transformers.__version__} knows; give one "
+            f"({_first_line(error)})"
+        ) from error
     tokenizer = _tokenizer(folder)
     text_config: Any = config.get_text_config()
     context = getattr(text_config, "max_position_embeddings", None) or tokenizer.model_max_length
     if context > 2**31:  # transformers' "unlimited"
-        raise ModelError(f"{folder} does not say how long its context is; add max_position_embeddings to its config.json")
+        raise ModelError(
+            f"{folder} does not say how long its context is; add max_position_embeddings to its config.json"
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        raise ModelError(f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model {rows}; give the model's own tokenizer")
+        raise ModelError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model {rows}; give the model's own tokenizer"
+        )
     tokens = tokenizer_fingerprint(tokenizer)
     return BaseModel(
         model_id=xxhash.xxh3_128_hexdigest(f"{weights} {tokens}".encode()),
@@ -202,7 +199,9 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError, ImportError) as error:
-        raise ModelError(f"{folder} has no tokenizer that can be loaded; put its tokenizer.json there ({_first_line(error)})") from error
+        raise ModelError(
+            f"{folder} has no tokenizer that can be loaded; put its tokenizer.json there ({_first_line(error)})"
+        ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{folder} has only a slow tokenizer; give a folder with tokenizer.json")
     return tokenizer
@@ -217,46 +216,20 @@ def _converted(file: Path, target: Path) -> Path:
         read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
-        raise ModelError(f"{file} cannot be read as GGUF; give a file of an architecture that transformers converts ({_first_line(error)})") from error
+        raise ModelError(
+            f"{file} cannot be read as GGUF; give a file of an architecture that transformers converts "
+            f"({_first_line(error)})"
+        ) from error
     config = read.config
     if hasattr(config, "quantization_config"):  # marks the model as quantized, which it no longer is
         del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(read.state_dict())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict(), assign=True)
     with saved_at_once(target) as partial:
         model.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)
     return target
-
-
-def _downloaded(source: str, revision: str) -> tuple[Path, str]:
-    """Folder and commit of a Hugging Face model; a copy that is already on this machine serves without network."""
-    wanted = {"repo_id": source, "allow_patterns": WANTED_FILES, "ignore_patterns": UNWANTED_FILES}
-    try:
-        info = HfApi().model_info(source, revision=revision)
-        names = [file.rfilename for file in info.siblings or []]
-        if names and not any(name.endswith(".safetensors") for name in names):
-            raise ModelError(f"{source} has no safetensors weights, and pickled ones can run code when loaded; name a repository or revision with safetensors")
-        return Path(snapshot_download(revision=info.sha, **wanted)), str(info.sha)
-    except GatedRepoError as error:
-        raise ModelError(f"{source} is gated; accept its terms and log in with `hf auth login`, or give a local folder") from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{source} has no revision {revision!r}; name a branch, tag or commit that it has") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(f"no model {source!r} on the Hugging Face hub; check the id, or give a local folder or .gguf file") from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, TRANSPORT_ERROR, OSError) as error:
-        return _on_this_machine(source, revision, wanted, error)
-
-
-def _on_this_machine(source: str, revision: str, wanted: dict[str, Any], error: BaseException) -> tuple[Path, str]:
-    try:
-        folder = Path(snapshot_download(revision=revision, local_files_only=True, **wanted))
-    except LocalEntryNotFoundError:
-        raise ModelError(
-            f"{source} is neither a local path nor on this machine, and the Hugging Face hub cannot be reached; give a "
-            "local folder or .gguf file, or run once with network"
-        ) from error
-    return folder, folder.name
 
 
 def _existing(file: Path) -> Path:

@@ -106,14 +106,17 @@ def plan_rows(lengths: Sequence[int], row_tokens: int, packs: bool = True, one_r
     by_length: dict[int, list[int]] = defaultdict(list)
     for item, length in enumerate(lengths):
         by_length[length].append(item)
-    plans, odd = [], []
+    plans: list[RowPlan] = []
+    odd: list[int] = []
     for length in sorted(by_length, reverse=True):
         items = by_length[length]
         if packs and len(by_length) > 1 and 2 * len(items) * length < row_tokens:
             odd.extend(items)
             continue
         count = max(1, row_tokens // length)
-        plans.extend(RowPlan([[i] for i in items[at : at + count]], length, False) for at in range(0, len(items), count))
+        plans.extend(
+            RowPlan([[i] for i in items[at : at + count]], length, False) for at in range(0, len(items), count)
+        )
     if not odd:
         return plans
     longest = max(lengths[item] for item in odd)

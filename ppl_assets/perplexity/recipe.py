@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,7 +175,10 @@ def _token_rows(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrainedT
             break
     rows = len(ids) // recipe.context
     if rows == 0:
-        raise ModelError(f"the general text holds {len(ids)} tokens; pre-training needs at least context = {recipe.context}, give more text")
+        raise ModelError(
+            f"the general text holds {len(ids)} tokens; pre-training needs at least context = "
+            f"{recipe.context}: give more text"
+        )
     return np.array(ids[: rows * recipe.context], dtype=np.int64).reshape(rows, recipe.context)
 
 
@@ -209,7 +213,8 @@ def _train(recipe: Recipe, rows: np.ndarray, bos_id: int, progress: Progress | N
     head = read_head(model)
     model.train()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
-    groups = [{"params": decayed}, {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, recipe.learning_rate, ADAM_BETAS, weight_decay=WEIGHT_DECAY, fused=True)
     batch = max(1, recipe.batch_tokens // recipe.context)
     steps = math.ceil(recipe.tokens / (batch * recipe.context))
@@ -218,7 +223,9 @@ def _train(recipe: Recipe, rows: np.ndarray, bos_id: int, progress: Progress | N
     losses = []
     for step in range(steps):
         if len(queue) < batch:
-            queue = np.concatenate([queue, *(order.permutation(len(rows)) for _ in range(math.ceil(batch / len(rows))))])
+            queue = np.concatenate(
+                [queue, *(order.permutation(len(rows)) for _ in range(math.ceil(batch / len(rows))))]
+            )
         taken, queue = queue[:batch], queue[batch:]
         targets = torch.from_numpy(rows[taken])  # [batch, context]
         # every row starts after bos, as every chunk is scored

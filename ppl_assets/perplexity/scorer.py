@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class Scores:
 
     @property
     def log_ppl(self) -> np.ndarray:
-        """nll / n_scored, nats a token; NaN where there is no score."""
+        """Mean of -ln p: nll / n_scored, nats a token; NaN where there is no score."""
         return self.nll / np.maximum(self.n_scored, 1)
 
     @property
@@ -101,7 +101,7 @@ class Scores:
 
 
 def bits_per_byte(nll: np.ndarray, scored_bytes: np.ndarray) -> np.ndarray:
-    """nll / ln 2 / UTF-8 bytes of exactly the scored span."""
+    """Compression: nll / ln 2 / UTF-8 bytes of exactly the scored span."""
     return np.asarray(nll) / math.log(2.0) / np.asarray(scored_bytes)
 
 
@@ -134,7 +134,15 @@ def resolve_policy(
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     if attention == "auto":  # Gemma 2 caps attention logits, which sdpa cannot
         attention = "sdpa" if getattr(getattr(transformers, architecture, None), "_supports_sdpa", True) else "eager"
-    return ScorePolicy(first_token, ids[first_token], window_tokens, dtype, attention, model_id, tokenizer_id)  # type: ignore[arg-type]
+    return ScorePolicy(
+        first_token=cast("Literal['bos', 'eos', 'unscored']", first_token),
+        prefix_id=ids[first_token],
+        window_tokens=window_tokens,
+        dtype=dtype,
+        attention=attention,
+        model_id=model_id,
+        tokenizer_id=tokenizer_id,
+    )
 
 
 class Scorer:
@@ -144,7 +152,9 @@ class Scorer:
     another, and a score does not depend on what else is in the batch beyond float32 rounding.
     """
 
-    def __init__(self, model: PreTrainedModel, policy: ScorePolicy, row_tokens: int = 4096, device: str = "cpu") -> None:
+    def __init__(
+        self, model: PreTrainedModel, policy: ScorePolicy, row_tokens: int = 4096, device: str = "cpu"
+    ) -> None:
         """Move the model to ``device`` and check head, dtype and packing by trying them.
 
         Raises:
@@ -152,10 +162,11 @@ class Scorer:
         """
         held, wanted = model.dtype, getattr(torch, policy.dtype)
         if held not in {wanted, torch.float32, torch.float64}:
-            raise ModelError(f"the model holds {held} weights and the policy says {policy.dtype}; load it as {policy.dtype}")
+            raise ModelError(
+                f"the model holds {held} weights and the policy says {policy.dtype}; load it as {policy.dtype}"
+            )
         self.model = model.to(device)
-        self.policy = policy
-        self.row_tokens = row_tokens
+        self.policy, self.row_tokens = policy, row_tokens
         self.device = torch.device(device)
         self._mixed = wanted != held and wanted == torch.bfloat16  # float32 weights, bfloat16 activations
         self.head = read_head(model, wanted if self._mixed else held)
@@ -178,7 +189,9 @@ class Scorer:
         """
         self._check(chunks)
         sequences = [sequence(chunk, self.policy.prefix_id) for chunk in chunks]
-        lengths = np.array([max(0, len(tokens) - 1) if len(chunk) else 0 for tokens, chunk in zip(sequences, chunks, strict=True)])
+        lengths = np.array(
+            [max(0, len(tokens) - 1) if len(chunk) else 0 for tokens, chunk in zip(sequences, chunks, strict=True)]
+        )
         sums = np.full((5, len(chunks)), np.nan)
         waiting = np.flatnonzero(lengths)
         total, done = int(lengths.sum()), 0
@@ -238,23 +251,25 @@ class Scorer:
             fed = len(chunk) if prefix is not None else len(chunk) - 1  # the last token is predicted, not fed
             if len(chunk) > self.policy.window_tokens or fed > self.context_length:
                 raise ScoringError(
-                    f"chunk {number} has {len(chunk)} tokens; the window is {self.policy.window_tokens} and the model's "
-                    f"context {self.context_length}, prefix included: cut shorter chunks"
+                    f"chunk {number} has {len(chunk)} tokens; the window is {self.policy.window_tokens} and the "
+                    f"model's context {self.context_length}, prefix included: cut shorter chunks"
                 )
-            if not len(chunk):
-                continue
-            if prefix is not None and int(chunk[0]) == prefix:
+            if len(chunk) and prefix is not None and int(chunk[0]) == prefix:
                 raise ScoringError(
-                    f"chunk {number} starts with token {prefix}, the {self.policy.first_token} prefix that the scorer adds "
-                    "itself; encode text with add_special_tokens=False"
+                    f"chunk {number} starts with token {prefix}, the {self.policy.first_token} prefix that the scorer "
+                    "adds itself; encode text with add_special_tokens=False"
                 )
-            if int(np.min(chunk)) < 0 or int(np.max(chunk)) >= self.vocabulary:
-                raise ScoringError(f"chunk {number} holds ids outside 0 to {self.vocabulary - 1}; use the model's tokenizer")
+            if len(chunk) and (int(np.min(chunk)) < 0 or int(np.max(chunk)) >= self.vocabulary):
+                raise ScoringError(
+                    f"chunk {number} holds ids outside 0 to {self.vocabulary - 1}; use the model's tokenizer"
+                )
 
     def _halve_rows(self, longest: int, error: torch.OutOfMemoryError) -> None:
         """Lower the row budget after memory ran out, down to one chunk a pass."""
         if self.row_tokens <= longest:
-            raise ModelError(f"one chunk of {longest} tokens does not fit into the memory of {self.device}; use shorter chunks") from error
+            raise ModelError(
+                f"one chunk of {longest} tokens does not fit into the memory of {self.device}; use shorter chunks"
+            ) from error
         self.row_tokens = max(self.row_tokens // 2, longest)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -263,16 +278,12 @@ class Scorer:
 def _summaries(values: np.ndarray, lengths: np.ndarray, packed: bool) -> np.ndarray:
     """Sum, sum of squares, maximum, first and second half of each chunk's token losses, float64 [5, chunks].
 
-    Args:
-        values: float64 [sum of lengths], chunk after chunk.
-        lengths: tokens of each chunk; all equal where not packed.
-        packed: whether lengths differ.
+    ``values`` is float64 [sum of lengths], chunk after chunk; lengths are all equal where not packed.
     """
     if packed:
         parts = np.split(values, np.cumsum(lengths)[:-1])
         return np.concatenate([_summaries(part, np.array([len(part)]), False) for part in parts], axis=1)
-    table = values.reshape(len(lengths), -1)
-    half = table.shape[1] // 2
+    table, half = values.reshape(len(lengths), -1), int(lengths[0]) // 2
     first, second = table[:, :half].sum(1), table[:, half:].sum(1)
     return np.stack([table.sum(1), (table * table).sum(1), table.max(1), first, second])
 

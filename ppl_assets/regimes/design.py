@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, KeyArray, SelectionError
 from ppl_assets.regimes.ordering import prefix_order
-from ppl_assets.regimes.reachable import LEAST_SIGMA_RATIO, ReachableRegion
+from ppl_assets.regimes.reachable import ReachableRegion
 from ppl_assets.regimes.sampler import Target, draw_tilt
 
 PLAUSIBLE = (0.08, 0.92)
@@ -104,10 +104,7 @@ def face_grid(
             f"a trial of {tokens} tokens takes nearly all of the {candidates.total_tokens} candidate tokens, so "
             f"regimes cannot differ; lower trials.tokens below {int(MOST_SHARE * candidates.total_tokens)} or add text"
         )
-    low, high = region.inner_mu_range(max(inside, FACE_MARGIN))
-    low, high = max(low, region.band_at(PLAUSIBLE[0])), min(high, region.band_at(PLAUSIBLE[1]))
-    if not low < high:
-        raise SelectionError("the candidates' perplexities hardly differ, so regimes cannot; check the scores")
+    low, high = _mean_range(region, inside)
     levels = np.geomspace(low, high, grid)
     regimes = [
         Regime(f"grid-{row}{column}", float(mu), float(sigma))
@@ -183,14 +180,25 @@ def _trial(candidates: Candidates, regime: Regime, tokens: int, seed: int, prefi
     )
 
 
+def _mean_range(region: ReachableRegion, inside: float) -> tuple[float, float]:
+    """Lowest and highest mean of the grid.
+
+    Raises:
+        SelectionError: they are the same.
+    """
+    low, high = region.inner_mu_range(max(inside, FACE_MARGIN))
+    low, high = max(low, region.band_at(PLAUSIBLE[0])), min(high, region.band_at(PLAUSIBLE[1]))
+    if not low < high:
+        raise SelectionError("the candidates' perplexities hardly differ, so regimes cannot; check the scores")
+    return low, high
+
+
 def _deviations(region: ReachableRegion, mu: float, levels: int, inside: float) -> FloatArray:
     """Deviations equally spaced in ln sigma over what is plausible at a mean, [levels]."""
-    margin = max(inside, FACE_MARGIN)
-    low, high = (float(bound) for bound in region.inner_bounds(mu, 0.0))
-    low = max(low, LEAST_SIGMA_RATIO * high)
-    high = max(_greatest_deviation(region, mu, low, high), low)
-    step = (high / low) ** margin
-    return np.geomspace(low * step, high / step, levels)
+    low, high = (float(bound) for bound in region.inner_bounds(mu, max(inside, FACE_MARGIN)))
+    # At most half of the logarithmic range is cut away, so that levels stay apart in every corpus.
+    plausible = max(_greatest_deviation(region, mu, low, high), float(np.sqrt(low * high)))
+    return np.geomspace(low, min(high, plausible), levels)
 
 
 def _greatest_deviation(region: ReachableRegion, mu: float, low: float, high: float) -> float:

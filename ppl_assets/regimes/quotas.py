@@ -3,9 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray
+from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, SelectionError
 
 Mask = NDArray[np.bool_]
+
+SORTED_PLACES = 1 << 18
+"""More than all pools of one refinement together look at."""
 
 
 def stratified(stratum: IntArray, expected: FloatArray, priority: FloatArray, *, offset: float) -> Mask:
@@ -38,6 +41,8 @@ def stratified(stratum: IntArray, expected: FloatArray, priority: FloatArray, *,
 def at_budget(tokens: IntArray, chosen: Mask, priority: FloatArray, budget: int) -> Mask:
     """Remove the least or add the most wanted chunks until the tokens are within one chunk below the budget."""
     total = int(tokens[chosen].sum())
+    if total == budget:
+        return chosen
     if total > budget:
         leaving = np.flatnonzero(chosen)
         leaving = leaving[np.argsort(-priority[leaving])]
@@ -50,6 +55,29 @@ def at_budget(tokens: IntArray, chosen: Mask, priority: FloatArray, budget: int)
     return chosen
 
 
+def first_of(values: FloatArray) -> IntArray:
+    """Places in ascending order of value as far as anyone looks: SORTED_PLACES of them, then the rest as they come."""
+    if values.size <= SORTED_PLACES:
+        return np.argsort(values)
+    places = np.argpartition(values, SORTED_PLACES)
+    first = places[:SORTED_PLACES]
+    places[:SORTED_PLACES] = first[np.argsort(values[first])]
+    return places
+
+
 def fill_budget(candidates: Candidates, order: IntArray, budget: int) -> IntArray:
     """The first chunks of an order of positions that fit into the budget together."""
     return order[: int(np.searchsorted(np.cumsum(candidates.tokens[order]), budget, side="right"))]
+
+
+def require_budget(candidates: Candidates, tokens: int) -> None:
+    """Refuse a budget that no chunk fits into.
+
+    Raises:
+        SelectionError: with the budget and the shortest chunk.
+    """
+    if tokens < candidates.shortest:
+        raise SelectionError(
+            f"a budget of {tokens} tokens is below one chunk: the shortest candidate has {candidates.shortest} tokens; "
+            "give more tokens or shorter chunks"
+        )

@@ -99,7 +99,8 @@ class ReachableRegion:
         if not low_mu * (1 - slack) <= mu <= high_mu * (1 + slack):
             return False
         low, high = self.inner_bounds(np.clip(mu, *self.mu_range), margin)
-        return bool(low - slack * high <= sigma <= high * (1 + slack))
+        # A variance near 0 is a difference of sums: its root is known to the root of rounding.
+        return bool(low * (1 - slack) - 1e-7 * self.candidates.scale <= sigma <= high * (1 + slack))
 
     def nearest(self, mu: float, sigma: float, margin: float = 0.0) -> tuple[float, float, float]:
         """The point at least ``margin`` inside that is nearest in (ln mu, ln sigma).

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, SelectionError
-from ppl_assets.regimes.quotas import at_budget, fill_budget, stratified
+from ppl_assets.regimes.quotas import at_budget, fill_budget, first_of, require_budget, stratified
 from ppl_assets.regimes.reachable import ReachableRegion, budget_reaching
 from ppl_assets.regimes.swaps import refine
 from ppl_assets.regimes.tilt import Bins, Tilt, solve_tilt
@@ -24,8 +24,8 @@ LEAST_DOMINANT = 4.0
 """Chunks that alone would hold more than a share of the subset's variance, beyond LEAST_DOMINANT deviations, are left
 out where the target is reachable without them: the probabilities are averages, and such a chunk is in or out."""
 
-STRATUM_CHUNKS = 16
-"""Least chunks a stratum: fewer would leave nothing for the hash to choose."""
+STRATUM_CHUNKS = 48
+"""Least chunks a stratum: with 16, rounding the quotas moved 7 % of the picks as a 10 % budget grew by half."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,7 @@ def draw_tilt(candidates: Candidates, target: Target, *, seed: int) -> Drawn:
         return describe(candidates, fitting, target, status="single")
     mean_length = candidates.total_tokens / candidates.count
     budget = _whole_chunks(candidates, target.tokens)
-    region = ReachableRegion.at_share(candidates, budget)
-    aim_mu, aim_sigma = target.mu, target.sigma
-    if not region.contains(aim_mu, aim_sigma):
-        aim_mu, aim_sigma, _ = region.nearest(aim_mu, aim_sigma, SAFE_MARGIN)
-    if aim_sigma <= 0:
-        raise SelectionError(
-            f"no subset of {target.tokens} tokens near mean {target.mu:.6g} has any spread: "
-            "almost all candidates share one perplexity; check the scores"
-        )
+    aim_mu, aim_sigma = _aim(candidates, target, budget)
     pool = _without_dominant(candidates, (aim_mu, aim_sigma), budget)
     allowed = candidates.take(pool)
     bins = Bins.of(allowed, aim_mu, aim_sigma)
@@ -153,6 +145,24 @@ def draw_tilt(candidates: Candidates, target: Target, *, seed: int) -> Drawn:
         certain_share=certain,
         swaps=swaps,
     )
+
+
+def _aim(candidates: Candidates, target: Target, budget: int) -> tuple[float, float]:
+    """The target's moments, or the nearest ones that the budget reaches.
+
+    Raises:
+        SelectionError: all that is reachable near the target has one perplexity.
+    """
+    region = ReachableRegion.at_share(candidates, budget)
+    if region.contains(target.mu, target.sigma):
+        return target.mu, target.sigma
+    mu, sigma, _ = region.nearest(target.mu, target.sigma, SAFE_MARGIN)
+    if sigma <= 0:
+        raise SelectionError(
+            f"no subset of {target.tokens} tokens near mean {target.mu:.6g} has any spread: "
+            "almost all candidates share one perplexity; check the scores"
+        )
+    return mu, sigma
 
 
 def _whole_chunks(candidates: Candidates, tokens: int) -> int:
@@ -185,29 +195,16 @@ def _members(
     priority: FloatArray = np.log(draws / (1 - draws)) - np.log(inclusion / (1 - inclusion))[places]
     begun = np.cumsum(bins.chunks) - bins.chunks
     stratum = np.unique(begun // STRATUM_CHUNKS, return_inverse=True)[1].astype(np.int64)
-    expected: FloatArray = np.bincount(stratum, weights=bins.chunks * tilt.inclusion)
+    expected = np.bincount(stratum, weights=bins.chunks * tilt.inclusion).astype(np.float64)
     chosen = stratified(stratum[places], expected, priority, offset=float(draws.min() * draws.size % 1.0))
     chosen = at_budget(candidates.tokens, chosen, priority, budget)
     # Marginal chunks come first, so that exchanges touch what a slightly other budget would have touched too.
     inner, outer = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-    inner, outer = inner[np.argsort(-priority[inner])], outer[np.argsort(priority[outer])]
+    inner, outer = inner[first_of(-priority[inner])], outer[first_of(priority[outer])]
     u = (candidates.ppl - aim[0]) / aim[1]
     split = refine(u, candidates.tokens, inner, outer, window=(budget - candidates.longest, budget))
     certain = float(np.mean(tilt.inclusion[places[split.inner]] > 0.99))
     return split.inner, split.swaps, certain
-
-
-def require_budget(candidates: Candidates, tokens: int) -> None:
-    """Refuse a budget that no chunk fits into.
-
-    Raises:
-        SelectionError: with the budget and the shortest chunk.
-    """
-    if tokens < candidates.shortest:
-        raise SelectionError(
-            f"a budget of {tokens} tokens is below one chunk: the shortest candidate has {candidates.shortest} tokens; "
-            "give more tokens or shorter chunks"
-        )
 
 
 def relative_objective(mu: float, sigma: float, mu_target: float, sigma_target: float) -> float:
@@ -249,22 +246,12 @@ def describe(
     _, _, distance = region.nearest(target.mu, target.sigma)
     reachable_tokens = target.tokens if reachable else budget_reaching(candidates, target.mu, target.sigma, SAFE_MARGIN)
     aim = aim or (target.mu, target.sigma)
-    message = (
+    reached = (
         f"{index.size} chunks, {tokens} tokens, mean perplexity {mu:.6g}, standard deviation {sigma:.6g}; "
         f"asked for {target.mu:.6g} and {target.sigma:.6g} with {target.tokens} tokens."
     )
-    if not reachable:
-        remedy = (
-            f"it becomes reachable at {reachable_tokens} tokens"
-            if reachable_tokens
-            else "no budget reaches it with these candidates"
-        )
-        message += (
-            f" That target is not reachable at this budget: the nearest reachable point is {distance:.3g} away in "
-            f"(ln mean, ln deviation), and {remedy}."
-        )
-    if status in _REMARKS:
-        message += f" {_REMARKS[status]}"
+    missed = "" if reachable else _out_of_reach(distance, reachable_tokens)
+    message = " ".join(part for part in (reached, missed, _REMARKS.get(status, "")) if part)
     return Drawn(
         index=index.astype(np.int64, copy=False),
         mu=mu,
@@ -284,6 +271,19 @@ def describe(
         expected_chunks=float(index.size) if expected_chunks is None else expected_chunks,
         certain_share=certain_share,
         swaps=swaps,
+    )
+
+
+def _out_of_reach(distance: float, reachable_tokens: int) -> str:
+    """One sentence on a target that this budget cannot reach."""
+    remedy = (
+        f"it becomes reachable at {reachable_tokens} tokens"
+        if reachable_tokens
+        else "no budget reaches it with these candidates"
+    )
+    return (
+        f"That target is not reachable at this budget: the nearest reachable point is {distance:.3g} away in "
+        f"(ln mean, ln deviation), and {remedy}."
     )
 
 

@@ -52,7 +52,7 @@ class Bins:
             tokens = chunks * candidates.longest
         else:
             places = np.searchsorted(edges, candidates.ppl, side="right") - 1
-            tokens = np.bincount(places, weights=candidates.tokens, minlength=edges.size)
+            tokens = np.bincount(places, weights=candidates.tokens, minlength=edges.size).astype(np.float64)
         return cls(edges, chunks, np.add.reduceat(u, starts), np.add.reduceat(u * u, starts), tokens)
 
     def places(self, ppl: FloatArray) -> IntArray:

@@ -119,12 +119,12 @@ def _checked(batch: pa.RecordBatch, rows: int) -> pa.RecordBatch:
     missing = [name for name in SCHEMA.names if name not in batch.schema.names]
     if missing:
         raise ExportError(f"a batch lacks {', '.join(missing)}; give the columns {', '.join(SCHEMA.names)}")
-    batch = batch.select(SCHEMA.names).cast(SCHEMA)
     empty = [name for name in SCHEMA.names if batch.column(name).null_count]
     if empty:
         raise ExportError(
             f"rows {rows} to {rows + batch.num_rows - 1} have no {', '.join(empty)}; every column needs a value"
         )
+    batch = batch.select(SCHEMA.names).cast(SCHEMA)
     if batch.column("rank").to_pylist() != list(range(rows, rows + batch.num_rows)):
         raise ExportError(f"ranks do not count up by one at row {rows}; give the batches in training order")
     return batch

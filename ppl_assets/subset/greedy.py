@@ -82,7 +82,7 @@ def real_roots(c3: float, c2: float, c1: float, c0: float) -> list[float]:
         size = math.cbrt(abs(q) / 2.0 + math.sqrt(inside))
         roots = [math.copysign(size - (p / (3.0 * size) if size else 0.0), -q)]
     else:
-        radius = 2.0 * math.sqrt(-p / 3.0)
+        radius = 2.0 * math.sqrt(max(-p, 0.0) / 3.0)
         cosine = 3.0 * q / (p * radius) if p * radius != 0.0 else 0.0
         angle = math.acos(min(1.0, max(-1.0, cosine))) / 3.0
         roots = [radius * math.cos(angle - 2.0 * math.pi * turn / 3.0) for turn in range(3)]

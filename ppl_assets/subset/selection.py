@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ppl_assets.regimes.candidates import Candidates, SelectionError
-from ppl_assets.regimes.sampler import Drawn, Target, describe, draw_tilt, require_budget
+from ppl_assets.regimes.quotas import require_budget
+from ppl_assets.regimes.sampler import Drawn, Target, describe, draw_tilt
 from ppl_assets.subset import rivals
 from ppl_assets.subset.greedy import greedy_dos
 

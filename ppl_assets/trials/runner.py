@@ -113,15 +113,15 @@ def measured_token_counts(recipe: TrialRecipe) -> list[int]:
     Where steps are too coarse to tell two counts apart, they are one, so there may be fewer than ``points``.
 
     Raises:
-        ValueError: the run has fewer steps than ``span``.
+        ValueError: several counts are asked for and the run has fewer steps than ``span``.
     """
     steps = recipe.tokens / recipe.batch_tokens
-    if steps < recipe.span:
+    if recipe.points > 1 and steps < recipe.span:
         raise ValueError(
             f"tokens = {recipe.tokens} are {steps:.1f} steps of {recipe.batch_tokens}; a span of {recipe.span:g} needs "
             f"that many: raise tokens to {math.ceil(recipe.span * recipe.batch_tokens)}, or lower batch_tokens or span"
         )
-    first = math.floor(steps / recipe.span)
+    first = max(1, math.floor(steps / recipe.span))
     counts = {round(step) * recipe.batch_tokens for step in np.geomspace(first, steps, recipe.points)[:-1]}
     return [*sorted(count for count in counts if count < recipe.tokens), recipe.tokens]
 
@@ -197,12 +197,14 @@ def _check(chunks: Sequence[np.ndarray], ppl: np.ndarray, recipe: TrialRecipe) -
         raise ValueError("a chunk has fewer than 2 tokens; leave out what cannot be trained on")
     held = sum(len(chunk) for chunk in chunks)
     if held < recipe.tokens - recipe.batch_tokens or not held:
-        raise ValueError(f"the chunks hold {held} tokens and the recipe asks for {recipe.tokens}; draw more or ask for fewer")
+        raise ValueError(
+            f"the chunks hold {held} tokens and the recipe asks for {recipe.tokens}; draw more or ask for fewer"
+        )
     return min(held, recipe.tokens)
 
 
 def _steps(lengths: Sequence[int], batch_tokens: int, total: int) -> Iterator[list[int]]:
-    """Chunk numbers of each step: step k ends with the chunk that reaches k * batch_tokens, the last one at ``total``."""
+    """Chunk numbers of each step: it ends with the chunk that reaches its multiple of batch_tokens, or ``total``."""
     step: list[int] = []
     seen, boundary = 0, batch_tokens
     for number, length in enumerate(lengths):
@@ -226,7 +228,12 @@ def _adamw(model: PreTrainedModel, recipe: TrialRecipe) -> torch.optim.AdamW:
 
 
 def _train_step(
-    scorer: Scorer, optimizer: torch.optim.AdamW, chunks: Sequence[np.ndarray], prefix_id: int | None, rate: float, clip: float
+    scorer: Scorer,
+    optimizer: torch.optim.AdamW,
+    chunks: Sequence[np.ndarray],
+    prefix_id: int | None,
+    rate: float,
+    clip: float,
 ) -> float:
     """One optimizer step on the mean loss over all tokens of ``chunks``; NaN, and no step, where it is not finite.
 
@@ -234,9 +241,8 @@ def _train_step(
     """
     sequences = [sequence(chunk, prefix_id) for chunk in chunks]
     lengths = [len(tokens) - 1 for tokens in sequences]
-    device, model = scorer.device, scorer.model
+    device, model, loss = scorer.device, scorer.model, 0.0
     model.train()
-    loss = 0.0
     for plan in scorer.plans(lengths, sum(lengths)):
         rows = build_rows(plan, sequences)
         inputs = torch.from_numpy(rows.inputs).to(device)  # [rows, width]
@@ -264,23 +270,18 @@ def _measure(
     point: int, tokens: int, ppl: np.ndarray, losses: tuple[float, float | None], rising: bool, seconds: float
 ) -> TrialPoint:
     """A point from what was seen and measured."""
-    test, general = losses
     return TrialPoint(
         point=point,
         tokens=tokens,
         mu=float(ppl.mean()) if len(ppl) else None,
         sigma=float(ppl.std()) if len(ppl) else None,
-        test_loss=test,
-        general_loss=general,
+        test_loss=losses[0],
+        general_loss=losses[1],
         is_warmup=rising,
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else 0.0,
-        status="ok" if math.isfinite(test) else "diverged",
+        status="ok" if math.isfinite(losses[0]) else "diverged",
     )
-
-
-def _digest(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def setting_id(
@@ -288,9 +289,11 @@ def setting_id(
 ) -> str:
     """Fingerprint of what must agree for two losses to be comparable: model, recipe, held-out chunks, policy, code."""
     held_out = [sorted(test_ids), sorted(general_ids)]
-    return _digest([model_id, asdict(recipe), held_out, policy.scorer_id, RUNNER_VERSION])
+    content = [model_id, asdict(recipe), held_out, policy.scorer_id, RUNNER_VERSION]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def trial_fingerprint(setting: str, subset_ids: Sequence[str], seed: int) -> str:
     """Fingerprint of one trial: its setting, its chunks in order and its seed."""
-    return _digest([setting, list(subset_ids), seed])
+    content = json.dumps([setting, list(subset_ids), seed]).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

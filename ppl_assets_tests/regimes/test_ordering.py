@@ -15,7 +15,7 @@ def log_spaced(chunks: int, points: int = 7, span: float = 16.0) -> list[int]:
     return [int(count) for count in chunks * CHUNK / span * span ** (np.arange(points) / (points - 1))]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(256, 700), st.floats(0.2, 0.9), st.integers(0, 2**32 - 1))
 def test_measured_prefixes_keep_mean_and_deviation_within_one_percent(count: int, spread: float, seed: int) -> None:
     ppl = np.exp(np.random.default_rng(seed).normal(5.0, spread, count))

@@ -31,7 +31,7 @@ def test_bounds_agree_with_a_linear_program(share: float) -> None:
             assert np.sqrt(sign * solved.fun / region.chunks) == pytest.approx(float(bound), rel=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(2, 80), st.integers(0, 2**32 - 1), st.booleans())
 def test_every_subset_lies_inside(count: int, seed: int, with_ties: bool) -> None:
     draw = np.random.default_rng(seed)

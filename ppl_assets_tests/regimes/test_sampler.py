@@ -26,7 +26,7 @@ def keys_of(candidates: Candidates, drawn: Drawn) -> set[int]:
 SMALL = lognormal(2000)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.05, 0.5), st.floats(0.2, 0.8), st.floats(0.15, 0.7), st.integers(0, 9))
 def test_interior_targets_are_met(share: float, across: float, up: float, seed: int) -> None:
     tokens = int(share * SMALL.count) * CHUNK
@@ -50,7 +50,7 @@ def test_a_large_corpus_is_met_to_a_hundred_thousandth() -> None:
         assert drawn.status == "tilt"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
     shuffled = np.random.default_rng(seed).permutation(SMALL.count)
@@ -81,7 +81,7 @@ def test_it_stays_nearer_to_the_corpus_than_the_greedy_selection() -> None:
     assert draw_tilt(SMALL, target, seed=1).kl_nats < greedy.kl_nats
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.6))
 def test_chunks_of_different_length_fill_the_budget_within_one_chunk(seed: int, share: float) -> None:
     draw = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from ppl_assets.subset.export import LINE_FIELDS, SCHEMA, ExportError, write_exp
 AWKWARD = [
     "two\nlines\r\nand \"quotes\" and 'more' \\n",
     "separators \u2028 and \u2029 and \u0085 and \x0b\x0c\x1c\x1e",
-    "emoji 👩‍🔬 and astral 𝔘, combining e\u0301, rtl \u202eabc",
+    "emoji 👩‍🔬 and astral 𝄞, combining e\u0301, rtl \u202eabc",
     "controls \x01\x07\x1b\x7f\ttab",
     "",
     '{"json": "inside"}\n',

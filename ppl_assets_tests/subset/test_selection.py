@@ -26,7 +26,7 @@ def test_every_strategy_of_a_study_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.01, 1.2))
 def test_every_selection_fills_the_budget_once_and_deterministically(name: str, seed: int, share: float) -> None:
     candidates = lognormal(300, (20, 65))

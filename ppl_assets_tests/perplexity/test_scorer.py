@@ -1,0 +1,249 @@
+"""The scorer equals the float64 one-chunk-at-a-time oracle, whatever the batch; and the errors others shipped."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppl_assets.perplexity import head as head_module
+from ppl_assets.perplexity.head import ModelError, keeps_packed_apart, read_head
+from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.scorer import Scorer, ScoringError, bits_per_byte, resolve_policy
+from ppl_assets_tests.perplexity.tiny import CONTEXT, VOCABULARY, chunks_of, policy, tiny_model, tiny_model64
+
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt"]
+SCORERS = {}
+
+
+def scorer_of(name, prefix=0, row_tokens=128):
+    key = (name, prefix)
+    if key not in SCORERS:
+        SCORERS[key] = Scorer(tiny_model(name), policy(prefix))
+    SCORERS[key].row_tokens = row_tokens
+    return SCORERS[key]
+
+
+def oracle(name, chunks, prefix=0):
+    return np.array([oracle_nll(tiny_model64(name), chunk, policy(prefix)) for chunk in chunks])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("prefix", [0, None])
+def test_scores_equal_the_oracle_for_every_architecture(name, prefix):
+    chunks = chunks_of([20] * 6 + [2, 3, 64, 5, 31, 17, 17, 40, 33, 2])
+    scores = scorer_of(name, prefix).score(chunks)
+    assert scores.status == ["ok"] * len(chunks)
+    np.testing.assert_allclose(scores.nll, oracle(name, chunks, prefix), rtol=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    name=st.sampled_from(["llama", "qwen2", "qwen3", "gpt2"]),
+    lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=14),
+    row_tokens=st.sampled_from([1, 40, 128, 1000]),
+    seed=st.integers(0, 99),
+)
+def test_lengths_order_and_batch_size_do_not_change_a_score(name, lengths, row_tokens, seed):
+    chunks = chunks_of(lengths, seed)
+    scores = scorer_of(name, row_tokens=row_tokens).score(chunks)
+    np.testing.assert_allclose(scores.nll, oracle(name, chunks), rtol=1e-6)
+    np.testing.assert_array_equal(scores.n_scored, lengths)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_a_neighbour_cannot_change_a_score(name):
+    chunk, width = chunks_of([23])[0], 50
+    scorer = scorer_of(name, row_tokens=200)
+    with_copy = scorer.score(
+        [chunk, chunk[:-1], np.full(width, 5, np.int32), chunk]
+    )  # a copy would make it predictable
+    with_noise = scorer.score([chunk, *chunks_of([7, 11, 64, 3], seed=3)])
+    alone = oracle(name, [chunk])[0]
+    np.testing.assert_allclose([with_copy.nll[0], with_copy.nll[3], with_noise.nll[0]], alone, rtol=1e-6)
+
+
+def test_mixed_lengths_really_are_packed_where_the_model_keeps_them_apart():
+    assert any(plan.packed for plan in scorer_of("llama").plans([3, 5, 9, 20], 128))
+    assert keeps_packed_apart(tiny_model("llama"))
+    assert not keeps_packed_apart(tiny_model("opt"))
+
+
+def test_packing_with_a_cache_would_let_documents_see_each_other():
+    model, chunks = tiny_model("llama"), chunks_of([24, 24])
+    ids = torch.from_numpy(np.concatenate(chunks)).long()[None]
+    positions = torch.arange(24).repeat(1, 2)
+    with torch.no_grad():
+        leaking = model(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids)).logits[0, 24:]
+        alone = model(input_ids=ids[:, 24:], use_cache=False).logits[0]
+    assert float((leaking - alone).abs().max()) > 0.1  # the trap is real: our settings avoid it
+
+
+def test_the_sum_has_every_token_and_logits_are_shifted_by_one():
+    chunk = chunks_of([12])[0]
+    logits = tiny_model64("llama")(input_ids=torch.tensor([[0, *chunk.tolist()]])).logits[0].log_softmax(-1).detach()
+    by_hand = [-float(logits[at, token]) for at, token in enumerate(chunk)]
+    scores = scorer_of("llama").score([chunk])
+    assert scores.n_scored[0] == 12
+    np.testing.assert_allclose(scores.nll[0], sum(by_hand), rtol=1e-6)
+    np.testing.assert_allclose(scores.nll_square_sum[0], sum(x * x for x in by_hand), rtol=1e-6)
+    np.testing.assert_allclose(scores.max_token_nll[0], max(by_hand), rtol=1e-6)
+    np.testing.assert_allclose(scores.nll_first_half[0], sum(by_hand[:6]), rtol=1e-6)
+    np.testing.assert_allclose(scores.nll_second_half[0], sum(by_hand[6:]), rtol=1e-6)
+    np.testing.assert_allclose(scores.ppl[0], math.exp(sum(by_hand) / 12), rtol=1e-5)
+
+
+def test_an_unscored_first_token_is_neither_summed_nor_counted():
+    chunk = chunks_of([12])[0]
+    with_bos, without = scorer_of("llama", 0).score([chunk]), scorer_of("llama", None).score([chunk])
+    assert (with_bos.n_scored[0], without.n_scored[0]) == (12, 11)
+    np.testing.assert_allclose(without.log_ppl[0], oracle("llama", [chunk], None)[0] / 11, rtol=1e-6)
+
+
+def test_empty_and_one_token_chunks_get_a_reason_and_never_zero():
+    chunks = [np.array([], np.int32), np.array([5], np.int32), chunks_of([9])[0]]
+    unscored = scorer_of("llama", None).score(chunks)
+    assert unscored.status == ["empty", "one_token", "ok"]
+    assert np.isnan(unscored.nll[:2]).all()
+    assert np.isnan(unscored.ppl[:2]).all()
+    scored = scorer_of("llama", 0).score(chunks)
+    assert scored.status == ["empty", "ok", "ok"]
+    assert scored.n_scored.tolist() == [0, 1, 9]
+    assert scorer_of("llama").score([]).status == []
+
+
+def test_a_loss_that_is_not_finite_has_no_score():
+    model = tiny_model("llama")
+    scorer = Scorer(model, policy())
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = float("nan")
+    scores = scorer.score([np.array([3, 7, 4], np.int32)])
+    assert scores.status == ["non_finite"]
+    assert np.isnan(scores.nll[0])
+
+
+def test_the_mean_loss_is_over_tokens_not_over_chunks():
+    scores = scorer_of("llama").score(chunks_of([3, 60]))
+    assert scores.mean_nll() == pytest.approx(scores.nll.sum() / 63)
+    assert scores.mean_nll() != pytest.approx(scores.log_ppl.mean(), rel=1e-3)
+
+
+def test_bits_per_byte_divides_by_ln_2_and_bytes():
+    assert bits_per_byte(np.array([math.log(2.0) * 24]), np.array([8]))[0] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.ones(CONTEXT + 1, np.int32), "65 tokens"),
+        (np.array([0, 3, 4], np.int32), "starts with token 0"),
+        (np.array([3, VOCABULARY], np.int32), "outside 0 to 96"),
+    ],
+    ids=["too_long", "bos_twice", "foreign_token"],
+)
+def test_an_impossible_chunk_is_refused_before_anything_is_scored(chunk, message):
+    done = []
+    with pytest.raises(ScoringError, match=message):
+        scorer_of("llama").score([*chunks_of([9, 9]), chunk], progress=lambda *tokens: done.append(tokens))
+    assert done == []
+
+
+def test_weights_of_another_dtype_than_the_policy_are_refused():
+    with pytest.raises(ModelError, match="bfloat16"):
+        Scorer(tiny_model("llama").to(torch.bfloat16), policy())
+
+
+def test_bfloat16_scores_stay_near_the_oracle_and_off_its_grid():
+    chunks = chunks_of([40, 40])
+    scores = Scorer(tiny_model("llama").to(torch.bfloat16), policy(dtype="bfloat16")).score(chunks)
+    np.testing.assert_allclose(scores.nll, oracle("llama", chunks), rtol=0.02)
+    assert (scores.nll != torch.tensor(scores.nll).bfloat16().double().numpy()).all()
+
+
+def test_a_head_that_does_something_unknown_is_refused(monkeypatch):
+    model = tiny_model("llama")
+    original = model.lm_head.forward
+    monkeypatch.setattr(model.lm_head, "forward", lambda hidden: original(hidden) * 3.0)
+    with pytest.raises(ModelError, match="changes its logits"):
+        read_head(model)
+
+
+def test_running_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch):
+    scorer = Scorer(tiny_model("llama"), policy(), row_tokens=512)
+    chunks = chunks_of([16] * 20 + [9, 33])
+    expected = scorer.score(chunks).nll
+    inner, passes = scorer._token_nll, []
+
+    def small_memory(rows):
+        if rows.inputs.size > 100:
+            raise torch.OutOfMemoryError
+        passes.append(rows.inputs.size)
+        return inner(rows)
+
+    monkeypatch.setattr(scorer, "_token_nll", small_memory)
+    np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=1e-6)
+    assert scorer.row_tokens == 64
+    assert max(passes) <= 100
+    monkeypatch.setattr(scorer, "_token_nll", lambda _rows: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(ModelError, match="one chunk of 33 tokens"):
+        scorer.score(chunks)
+
+
+def test_all_logits_never_exist_at_once(monkeypatch):
+    monkeypatch.setattr(head_module, "BLOCK_ROWS", 10)
+    seen = []
+    inner = head_module._logits
+    monkeypatch.setattr(head_module, "_logits", lambda hidden, *rest: seen.append(len(hidden)) or inner(hidden, *rest))
+    chunks = chunks_of([30, 30])
+    scores = scorer_of("llama", row_tokens=200).score(chunks)
+    assert max(seen) == 10
+    np.testing.assert_allclose(scores.nll, oracle("llama", chunks), rtol=1e-6)
+
+
+def test_streaming_gives_the_same_scores_and_counts_tokens():
+    chunks, counted = chunks_of([9, 12, 9, 30]), []
+    parts = list(scorer_of("llama").score_batches([chunks[:2], chunks[2:]], counted.append))
+    np.testing.assert_allclose(np.concatenate([p.nll for p in parts]), scorer_of("llama").score(chunks).nll, rtol=1e-6)
+    assert counted == [21, 60]
+
+
+def resolved(**changes):
+    given = {
+        "first_token": "auto",
+        "window_tokens": 64,
+        "dtype": "auto",
+        "attention": "auto",
+        "device": "cpu",
+        "bos_id": 1,
+        "eos_id": 2,
+        "model_id": "m",
+        "tokenizer_id": "t",
+    }
+    return resolve_policy(**{**given, **changes})
+
+
+def test_auto_takes_bos_then_eos_then_leaves_the_first_token_unscored():
+    assert (resolved().first_token, resolved().prefix_id) == ("bos", 1)
+    assert (resolved(bos_id=None).first_token, resolved(bos_id=None).prefix_id) == ("eos", 2)
+    assert resolved(bos_id=None, eos_id=None).prefix_id is None
+    assert (resolved().dtype, resolved(device="cuda").dtype) == ("float32", "bfloat16")
+    assert resolved(architecture="Gemma2ForCausalLM").attention == "eager"
+    with pytest.raises(ModelError, match="no bos token"):
+        resolved(bos_id=None, **{"first_token": "bos"})  # noqa: PIE804
+
+
+def test_every_field_of_the_policy_is_in_the_scorers_fingerprint():
+    changes = [
+        {"bos_id": 3},
+        {"first_token": "eos"},
+        {"window_tokens": 32},
+        {"dtype": "bfloat16"},
+        {"attention": "eager"},
+        {"model_id": "x"},
+        {"tokenizer_id": "x"},
+    ]
+    ids = {resolved(**change).scorer_id for change in [{}, *changes]}
+    assert len(ids) == len(changes) + 1
+    assert resolved().scorer_id == resolved().scorer_id
