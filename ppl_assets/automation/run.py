@@ -136,7 +136,15 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
     for evaluation in failed:
         raise RunFailed(f"{where}: blocking check {evaluation.check_name} failed: {evaluation.description}")
     if not result.success:
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
         raise RunFailed(f"{where}: {_cause(result)} The stack trace is in the UI under run {result.run_id[:8]}.")
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether the run ended because somebody pressed Ctrl-C or ended the process, not because a step failed."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:

@@ -1,1 +1,27 @@
-from ppl_assets.subset.plots import *  # noqa
+"""Charts of the report: pure functions from tables to PNG bytes, each in a page and a small size.
+
+They draw on matplotlib's Agg canvas without pyplot; the look is in ``style``.
+"""
+
+from ppl_assets.plots.curves import CURVE_COLUMNS, RESIDUAL_COLUMNS, loss_curves, residuals
+from ppl_assets.plots.landscape import landscape
+from ppl_assets.plots.strategies import base_losses, final_losses, strategies
+from ppl_assets.plots.style import Size, as_markdown, perplexity_text, words
+from ppl_assets.plots.surface import LawSurface, law_surface
+
+__all__ = [
+    "CURVE_COLUMNS",
+    "RESIDUAL_COLUMNS",
+    "LawSurface",
+    "Size",
+    "as_markdown",
+    "base_losses",
+    "final_losses",
+    "landscape",
+    "law_surface",
+    "loss_curves",
+    "perplexity_text",
+    "residuals",
+    "strategies",
+    "words",
+]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ppl_assets.subset import plots
+from ppl_assets import plots
 from ppl_assets.subset.report_page import render, summarize
 
 __all__ = ["Finding", "Provenance", "ReportInput", "draw", "summarize", "write_report"]

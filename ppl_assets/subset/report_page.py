@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ppl_assets.subset import comparison, plots
+from ppl_assets import plots
+from ppl_assets.subset import comparison
 from ppl_assets.subset.comparison import MATCHED, RANDOM, SELECTED, Gain, Headline
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import polars as pl
 
-from ppl_assets.subset.plots import LawSurface
+from ppl_assets.plots import LawSurface
 from ppl_assets.subset.report import Finding, Provenance, ReportInput
 from ppl_assets.tables import TABLES
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ppl_assets.subset.plots.style import (
+from ppl_assets.plots.style import (
     FAINT,
     GRID,
     INK,

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from ppl_assets.subset.plots.style import (
+from ppl_assets.plots.style import (
     FAINT,
     INK,
     MUTED,

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from ppl_assets.subset import plots
-from ppl_assets.subset.plots.style import MARKDOWN_LIMIT, SELECTED, TEST, perplexity_text, tokens_text
+from ppl_assets import plots
+from ppl_assets.plots.style import MARKDOWN_LIMIT, SELECTED, TEST, perplexity_text, tokens_text
 from ppl_assets.subset.report import draw
 from ppl_assets_tests.subset.report_factory import report_input, strategy_table, table, without
 
@@ -64,7 +64,7 @@ def test_markdown_of_a_big_image_is_encoded_smaller():
 
 
 def test_an_image_that_cannot_be_made_small_is_refused(small, monkeypatch):
-    monkeypatch.setattr("ppl_assets.subset.plots.style.MARKDOWN_LIMIT", 100)
+    monkeypatch.setattr("ppl_assets.plots.style.MARKDOWN_LIMIT", 100)
     with pytest.raises(ValueError, match="size='small'"):
         plots.as_markdown(small["strategies"], "losses")
 

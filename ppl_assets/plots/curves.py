@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ppl_assets.subset.plots.strategies import base_losses
-from ppl_assets.subset.plots.style import (
+from ppl_assets.plots.strategies import base_losses
+from ppl_assets.plots.style import (
     FAINT,
     FITTED,
     INK,

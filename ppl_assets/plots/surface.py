@@ -10,7 +10,7 @@ from matplotlib.patches import Polygon
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ppl_assets.subset.plots.style import (
+from ppl_assets.plots.style import (
     INK,
     MUTED,
     SELECTED,
