@@ -132,6 +132,9 @@ class ChunksSection(Section):
     )
     shingle: int = Field(5, ge=1, description="Words a shingle, for near-duplicates.")
     permutations: int = Field(128, ge=16, description="MinHash permutations.")
+    sample: Share = Field(
+        1.0, description="Share of candidate chunks kept, by a stable hash of their id: to try a study on a big corpus."
+    )
 
     @property
     def shortest(self) -> int:

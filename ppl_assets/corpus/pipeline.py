@@ -218,9 +218,11 @@ class ChunkStream:
         if key in self._seen_chunks:
             return "duplicate_chunk"
         self._seen_chunks.add(key)
-        if split == "candidate" and self._tests.guard.overlap(chunk.text).is_leak:
-            return "test_overlap_chunk"
-        return ""
+        if split != "candidate":
+            return ""
+        if int(chunk.chunk_id[:16], 16) >= self._options.sample * 2**64:
+            return "unsampled_chunk"
+        return "test_overlap_chunk" if self._tests.guard.overlap(chunk.text).is_leak else ""
 
     def _count(self, outcome: str, characters: int) -> None:
         count = self._counts.setdefault(outcome, [0, 0])

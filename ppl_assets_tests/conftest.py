@@ -1,0 +1,133 @@
+"""A tiny study that runs the whole pipeline in about a minute: real files, a real model, real training."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.run import StageOutcome, run_study
+from ppl_assets.definitions import build_defs
+from ppl_assets.resources import Platform
+
+STUDY = """
+[study]
+name = "tiny"
+seed = 7
+
+[corpora.easy]
+path = "corpora/easy"
+
+[corpora.hard]
+path = "corpora/hard"
+id_field = "id"
+
+[corpora.general]
+role = "general"
+path = "corpora/general"
+
+[held_out]
+test_share = 0.12
+general_share = 0.2
+test_tokens = 2048
+general_tokens = 512
+
+[base_model]
+source = "recipe"
+
+[base_model.recipe]
+vocabulary = 512
+hidden = 32
+layers = 1
+heads = 2
+context = 64
+tokens = 30_000
+batch_tokens = 512
+
+[chunks]
+tokens = 32
+
+[trials]
+tokens = 4096
+points = 5
+batch_tokens = 128
+learning_rate = 3e-3
+
+[regimes]
+repeats = 1
+
+[law]
+bootstrap = 20
+
+[selection]
+tokens = 4096
+
+[strategies]
+rivals = ["random", "lowest"]
+seeds = 2
+points = 3
+"""
+
+
+def prose(seed: int, words: int, vocabulary: int, repetition: float) -> str:
+    """Pseudo-prose: a random walk over a made-up vocabulary; the more repetition, the easier to predict."""
+    draw = random.Random(seed)
+    made = ["".join(draw.choice("bcdfglmnprstv") + draw.choice("aeiou") for _ in range(draw.randint(1, 4))) for _ in range(vocabulary)]
+    state, text = 0, []
+    for _ in range(words):
+        state = (state * 7 + 1) % vocabulary if draw.random() < repetition else draw.randrange(vocabulary)
+        text.append(made[state] + draw.choice(["", "", "", ",", ".\n"]))
+    return " ".join(text)
+
+
+def write_corpora(folder: Path) -> None:
+    """Two candidate corpora (a text tree and gzipped JSON lines with ugly rows) and general text."""
+    easy, hard, general = (folder / "corpora" / name for name in ("easy", "hard", "general"))
+    for path in (easy, hard, general):
+        path.mkdir(parents=True)
+    for number in range(60):
+        (easy / f"doc-{number:03d}.txt").write_text(prose(number % 50, 260, 120, 0.9))
+        (general / f"doc-{number:03d}.txt").write_text(prose(1000 + number, 200, 200, 0.7))
+    rows = [json.dumps({"id": f"h{n}", "text": prose(2000 + n, 260, 300 + 5 * n, 0.5 - n / 200)}) for n in range(60)]
+    rows[3] = '{"id": "h3", "text": null}'
+    rows[5] = '{"id": "h5"}'
+    with gzip.open(hard / "part-0.jsonl.gz", "wt") as file:
+        file.write("\n".join(rows) + "\n")
+
+
+class TinyStudy:
+    """A study in a folder, and the means to run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "study.toml"
+        self.platform = Platform(study_path=str(self.file))
+        self.definitions = build_defs({"platform": self.platform})
+
+    def run(self) -> dict[str, StageOutcome]:
+        """Bring everything up to date."""
+        with study_instance(self.platform.study) as instance:
+            outcomes = run_study(self.definitions, self.platform, instance, Console(quiet=True))
+        return {outcome.asset: outcome for outcome in outcomes}
+
+    def materialize(self, job: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
+        """Run one job, as the UI would."""
+        with study_instance(self.platform.study) as instance:
+            return self.definitions.resolve_job_def(job).execute_in_process(
+                instance=instance, partition_key=partition, raise_on_error=False
+            )
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory) -> TinyStudy:
+    """The tiny study after one whole run. Tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_corpora(folder)
+    (folder / "study.toml").write_text(STUDY)
+    study = TinyStudy(folder)
+    study.outcomes = study.run()
+    return study

@@ -1,0 +1,227 @@
+"""The whole pipeline on a tiny study: every stage real."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.run import RunFailed
+from ppl_assets.automation.summary import lineage_table, summary
+from ppl_assets.corpus.assets import stored_test_set
+from ppl_assets.perplexity import assets as perplexity_assets
+from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets.tables import (
+    CHUNKS,
+    CLEANING_COUNTS,
+    FINAL_SUBSET,
+    FITTED_LAW,
+    PERPLEXITY_SCORES,
+    REGIMES,
+    REJECTED_ROWS,
+    SELECTION_REPORT,
+    SELECTIONS,
+    STRATEGY_LOSSES,
+    TRIAL_LOSSES,
+)
+from ppl_assets_tests.conftest import TinyStudy
+
+
+@pytest.fixture
+def copies(finished_study, tmp_path, monkeypatch):
+    """Makes copies of the finished study that a test may change. The catalog names its table files absolutely."""
+    monkeypatch.setenv("PPL__STORAGE__TABLES", str(finished_study.folder / "data" / "lake" / "tables"))
+
+    def copy(name: str) -> TinyStudy:
+        shutil.copytree(finished_study.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
+        return TinyStudy(tmp_path / name)
+
+    return copy
+
+
+@pytest.fixture
+def study(copies) -> TinyStudy:
+    return copies("study")
+
+
+def table(study: TinyStudy, name):
+    return study.platform.lake.snapshot().read(name)
+
+
+def test_a_run_ends_with_a_selection_an_export_and_a_report(finished_study):
+    selection = table(finished_study, SELECTIONS).row(0, named=True)
+    report = table(finished_study, SELECTION_REPORT).row(0, named=True)
+    assert 0.9 * 4096 <= selection["tokens"] <= 4096
+    assert Path(selection["export_path"]).is_dir()
+    assert Path(report["path"]).read_text("utf-8").startswith("<!doctype html>")
+    assert report["headline"] in summary(finished_study.platform, list(finished_study.outcomes.values()), 1.0)
+
+
+def test_a_second_run_computes_nothing(finished_study):
+    outcomes = finished_study.run()
+    assert {asset: outcome.computed for asset, outcome in outcomes.items()} == dict.fromkeys(outcomes, 0)
+    assert outcomes["perplexity_scores"].sentence() == "unchanged: nothing scored (3 partitions)"
+
+
+def test_every_candidate_chunk_is_scored_and_none_holds_test_text(finished_study):
+    snapshot = finished_study.platform.lake.snapshot()
+    chunks, scores = snapshot.read(CHUNKS), snapshot.read(PERPLEXITY_SCORES)
+    assert sorted(chunks["chunk_id"]) == sorted(scores["chunk_id"])
+    assert set(chunks["split"]) == {"candidate", "test", "general"}
+    guard = stored_test_set(finished_study.platform.study, snapshot).guard
+    candidates = chunks.filter(pl.col("split") == "candidate")
+    assert not any(guard.overlap(text).is_leak for text in candidates["text"])
+
+
+def test_ugly_rows_are_listed_with_file_and_line(finished_study):
+    rejected = table(finished_study, REJECTED_ROWS).sort("position")
+    assert rejected.select("corpus", "source", "position", "reason").rows() == [
+        ("hard", "part-0.jsonl.gz", 4, "null_text"),
+        ("hard", "part-0.jsonl.gz", 6, "missing_field"),
+    ]
+
+
+def test_exact_copies_are_dropped_and_counted(finished_study):
+    counts = table(finished_study, CLEANING_COUNTS).filter((pl.col("corpus") == "easy"))
+    duplicates = counts.filter(pl.col("outcome") == "exact_duplicate")["documents"].sum()
+    assert 8 <= duplicates <= 10  # ten files repeat earlier ones; those of a test document are near_test instead
+
+
+def test_trials_share_one_run_across_token_counts(finished_study):
+    losses = table(finished_study, TRIAL_LOSSES)
+    regimes = table(finished_study, REGIMES)
+    points = losses.group_by("trial").agg(pl.col("tokens").n_unique(), pl.col("trial_fingerprint").n_unique().alias("runs"))
+    assert points["runs"].to_list() == [1] * regimes.height
+    assert points["tokens"].min() >= 6
+    assert losses.filter(pl.col("point") == 0)["test_loss"].n_unique() == 1
+
+
+def test_every_form_of_the_law_is_fitted_and_one_is_chosen(finished_study):
+    law = table(finished_study, FITTED_LAW)
+    assert set(law["form"]) == {"d_only", "no_interaction", "paper", "scale_free", "quadratic"}
+    assert set(law["link"]) == {"paper", "anchored"}
+    assert law["is_chosen"].sum() == 1
+    assert all(law["optimum_sentence"].str.len_chars() > 20)
+
+
+def test_random_and_lowest_are_trained_beside_the_selection(finished_study):
+    losses = table(finished_study, STRATEGY_LOSSES)
+    assert set(losses["strategy"]) == {"selected", "random", "lowest"}
+    assert losses["setting_id"].n_unique() == 1
+    assert losses.group_by("strategy").agg(pl.col("seed").n_unique())["seed"].to_list() == [2, 2, 2]
+
+
+def test_lineage_leads_from_a_selected_chunk_to_run_code_model_and_corpus_version(finished_study):
+    chunk = table(finished_study, FINAL_SUBSET)["chunk_id"][7]
+    lines = dict(line.split(maxsplit=1) for line in lineage_table(finished_study.platform.lake, chunk).splitlines())
+    assert lines["chunk_id"] == chunk
+    for name in ("selected_by_run", "fitted_by_run", "scored_by_run", "chunked_by_run", "scorer_code", "base_model",
+                 "weights_fingerprint", "corpus_version", "law_form"):
+        assert lines[name] not in ("", "None")
+    with pytest.raises(LookupError, match="not in final_subset"):
+        lineage_table(finished_study.platform.lake, "no such chunk")
+
+
+def test_export_holds_the_selection_in_training_order_with_its_manifest(finished_study):
+    selection = table(finished_study, SELECTIONS).row(0, named=True)
+    folder = Path(selection["export_path"])
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    rows = pq.read_table(folder / "subset.parquet")
+    lines = [json.loads(line) for line in (folder / "subset.jsonl").read_text("utf-8").splitlines()]
+    members = table(finished_study, FINAL_SUBSET).sort("rank")
+    assert rows["chunk_id"].to_pylist() == members["chunk_id"].to_list() == [line["chunk_id"] for line in lines]
+    assert manifest["tokens"] == selection["tokens"]
+    assert manifest["reached"]["mean_perplexity"] == pytest.approx(selection["mu"])
+    assert manifest["lake_snapshot"] > 0
+    texts = table(finished_study, CHUNKS).select("chunk_id", "text")
+    assert members.join(texts, on="chunk_id", how="left", maintain_order="left")["text"].to_list() == [line["text"] for line in lines]
+
+
+def test_a_deleted_export_is_written_again_without_selecting_again(finished_study):
+    before = table(finished_study, SELECTIONS).row(0, named=True)
+    shutil.rmtree(before["export_path"])
+    assert finished_study.materialize("select_subset").success
+    assert table(finished_study, SELECTIONS).row(0, named=True) == before
+    assert (Path(before["export_path"]) / "manifest.json").is_file()
+
+
+def test_the_instance_knows_every_asset_partition_and_check(finished_study):
+    with study_instance(finished_study.platform.study) as instance:
+        assert set(instance.get_materialized_partitions(dg.AssetKey("perplexity_scores"))) == {"easy", "hard", "general"}
+        trials = instance.get_dynamic_partitions("trial")
+        assert set(instance.get_materialized_partitions(dg.AssetKey("trial_losses"))) == set(trials)
+        event = instance.get_latest_materialization_event(dg.AssetKey("fitted_law"))
+        assert "dagster/row_count" in event.asset_materialization.metadata
+
+
+def test_a_new_document_rescores_only_new_chunks(study):
+    scores = table(study, PERPLEXITY_SCORES)
+    shutil.copyfile(study.folder / "corpora/general/doc-001.txt", study.folder / "corpora/easy/zz-new.txt")
+    assert study.materialize("chunk_corpus", "easy").success
+    result = study.materialize("score_corpus", "easy")
+    assert result.success
+    computed = result.asset_materializations_for_node("perplexity_scores")[0].metadata["chunks_computed"].value
+    added = table(study, CHUNKS).height - scores.height
+    assert computed == added > 0
+    kept = table(study, PERPLEXITY_SCORES).join(scores, on=["chunk_id", "corpus"], suffix="_before")
+    assert (kept["nll"] == kept["nll_before"]).all()
+
+
+def test_a_killed_scoring_run_goes_on_and_ends_with_the_rows_of_an_undisturbed_one(copies, monkeypatch):
+    monkeypatch.setenv("PPL__SCORE__FIRST_TOKEN", "unscored")  # another scorer: nothing has a score yet
+    monkeypatch.setattr(perplexity_assets, "BATCH_CHUNKS", 64)
+    undisturbed, killed = copies("undisturbed"), copies("killed")
+    assert undisturbed.materialize("score_corpus", "easy").success
+    score, calls = Scorer.score, iter(range(100))
+
+    def score_twice_then_die(scorer, chunks, progress=None):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return score(scorer, chunks, progress)
+
+    monkeypatch.setattr(Scorer, "score", score_twice_then_die)
+    assert not killed.materialize("score_corpus", "easy").success
+    assert set(table(killed, PERPLEXITY_SCORES)["scorer_id"]) == set(table(undisturbed, PERPLEXITY_SCORES).filter(pl.col("corpus") == "hard")["scorer_id"])
+    scored = []
+    monkeypatch.setattr(Scorer, "score", lambda scorer, chunks, progress=None: scored.extend(chunks) or score(scorer, chunks, progress))
+    assert killed.materialize("score_corpus", "easy").success
+    rows = table(killed, PERPLEXITY_SCORES)
+    assert len(scored) == rows.filter(pl.col("corpus") == "easy").height - 2 * 64
+    assert rows.sort("corpus", "chunk_id").equals(table(undisturbed, PERPLEXITY_SCORES).sort("corpus", "chunk_id"))
+    assert not list((killed.platform.root / "spool").rglob("*.parquet"))
+
+
+def test_a_truncated_file_fails_its_partition_by_name_and_leaves_the_old_rows(study):
+    before = table(study, CHUNKS).filter(pl.col("corpus") == "hard").sort("chunk_id")
+    file = study.folder / "corpora/hard/part-0.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(RunFailed, match=r"chunk_corpus hard: .*part-0\.jsonl\.gz"):
+        study.run()
+    assert table(study, CHUNKS).filter(pl.col("corpus") == "hard").sort("chunk_id").equals(before)
+
+
+def test_a_fatal_bad_row_is_named_with_file_and_line(study, monkeypatch):
+    monkeypatch.setenv("PPL__CORPORA__HARD__ON_BAD_ROW", "fail")
+    with pytest.raises(RunFailed, match=r"part-0\.jsonl\.gz.*4"):
+        study.run()
+
+
+def test_a_changed_budget_trains_no_trial_again(study, monkeypatch):
+    monkeypatch.setenv("PPL__SELECTION__TOKENS", "3072")
+    monkeypatch.setenv("PPL__STRATEGIES__TOKENS", "4096")
+    outcomes = study.run()
+    assert outcomes["perplexity_scores"].computed == 0
+    assert outcomes["final_subset"].computed == 1
+    assert table(study, SELECTIONS)["tokens"][0] <= 3072
+
+
+def test_gzip_is_recognized_by_content(study):
+    file = study.folder / "corpora/hard/part-0.jsonl.gz"
+    text = gzip.decompress(file.read_bytes())
+    file.write_bytes(text)
+    assert study.materialize("chunk_corpus", "hard").success
