@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ppl_assets.study import StudyError
 
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
@@ -59,7 +60,9 @@ def _run(_options: argparse.Namespace) -> int:
     started = time.monotonic()
     platform = Platform()
     study = platform.study
-    console.print(f"study [bold]{study.study.name}[/] ({platform.study_file.name}), data in {platform.root}", highlight=False)
+    console.print(
+        f"study [bold]{study.study.name}[/] ({platform.study_file.name}), data in {platform.root}", highlight=False
+    )
     with study_instance(study) as instance:
         from ppl_assets.automation.run import RunFailed, run_study
         from ppl_assets.automation.summary import summary

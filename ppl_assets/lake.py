@@ -182,7 +182,9 @@ class Snapshot:
         known = {column.name for column in table.columns}
         asked = list(columns) if columns else [column.name for column in table.columns]
         if unknown := (set(asked) | set(where or {})) - known:
-            raise LakeError(f"table {table.name} has no column {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+            raise LakeError(
+                f"table {table.name} has no column {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+            )
         clauses, values = [], []
         for column, value in (where or {}).items():
             several = isinstance(value, list | tuple | set)
@@ -217,7 +219,9 @@ class Lake:
     def under(cls, root: Path, catalog: str = "", tables: str = "") -> "Lake":
         """The lake of a study's storage section: SQLite and a local folder where nothing else is named."""
         folder = root / "lake"
-        return cls(catalog or f"sqlite:{folder / 'catalog.sqlite'}", tables or str(folder / "tables"), folder / "staging")
+        return cls(
+            catalog or f"sqlite:{folder / 'catalog.sqlite'}", tables or str(folder / "tables"), folder / "staging"
+        )
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A cursor on the attached lake; close it, or use it as a context manager."""
@@ -243,7 +247,10 @@ class Lake:
         options = f"DATA_PATH {_quoted(self.tables)}"
         if kind == "sqlite":
             options += ", META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
-        return [*(_load(name) for name in extensions), f"ATTACH {_quoted('ducklake:' + self.catalog)} AS lake ({options})"]
+        return [
+            *(_load(name) for name in extensions),
+            f"ATTACH {_quoted('ducklake:' + self.catalog)} AS lake ({options})",
+        ]
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """The lake at a snapshot, the newest by default."""
@@ -298,7 +305,9 @@ class Lake:
         try:
             return retrying(self._commit_once, writes, provenance)
         except duckdb.Error as error:
-            raise LakeError(f"could not write {provenance.asset} {provenance.partition}: {error}; nothing was changed") from error
+            raise LakeError(
+                f"could not write {provenance.asset} {provenance.partition}: {error}; nothing was changed"
+            ) from error
         finally:
             for write in writes:
                 write.file.unlink(missing_ok=True)
@@ -364,8 +373,12 @@ class Lake:
                 )
         missing = [table for table in TABLES.values() if table.name not in stored]
         if missing or "lineage" not in stored:
-            create = Retrying(retry=retry_if_exception(_is_conflict), stop=stop_after_attempt(_ATTEMPTS), reraise=True,
-                              wait=wait_random_exponential(multiplier=0.05, max=2.0))
+            create = Retrying(
+                retry=retry_if_exception(_is_conflict),
+                stop=stop_after_attempt(_ATTEMPTS),
+                reraise=True,
+                wait=wait_random_exponential(multiplier=0.05, max=2.0),
+            )
             create(_create, connection, missing)
 
 
@@ -373,7 +386,9 @@ def _create(connection: duckdb.DuckDBPyConnection, missing: Sequence[LakeTable])
     connection.execute("BEGIN")
     try:
         for table in missing:
-            columns = ", ".join(f"{c.name} {_sql_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in table.columns)
+            columns = ", ".join(
+                f"{c.name} {_sql_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in table.columns
+            )
             connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table.name} ({columns})")
             if table.partition == "corpus":
                 connection.execute(f"ALTER TABLE lake.{table.name} SET PARTITIONED BY (corpus)")
@@ -430,7 +445,9 @@ def _checked(table: LakeTable, batch: pa.RecordBatch, partition: str | None) -> 
     if partition is not None:
         found = set(batch.column(table.partition).unique().to_pylist())
         if found - {partition}:
-            raise LakeError(f"rows for {table.name} partition {partition!r} hold partition {sorted(found - {partition})}")
+            raise LakeError(
+                f"rows for {table.name} partition {partition!r} hold partition {sorted(found - {partition})}"
+            )
     return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
 
 

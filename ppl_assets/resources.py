@@ -23,7 +23,9 @@ from ppl_assets.tables import LakeTable
 
 # Two features that are worth their label: observations give a corpus its data version from content, and checks with
 # partitions stop what is downstream of a broken corpus alone.
-warnings.filterwarnings("ignore", message=".*(observable_source_asset|DataVersionsByPartition).*", category=dg.BetaWarning)
+warnings.filterwarnings(
+    "ignore", message=".*(observable_source_asset|DataVersionsByPartition).*", category=dg.BetaWarning
+)
 warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec.*", category=dg.PreviewWarning)
 
 STUDY_VARIABLE = "PPL_ASSETS_STUDY"

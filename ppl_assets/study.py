@@ -71,7 +71,9 @@ class CorpusSection(Section):
     exclude: list[str] = Field(default=[], description="Glob patterns of relative file paths to leave out.")
     sample: Share = Field(1.0, description="Share of documents kept, by a stable hash of their id.")
     max_characters: PositiveInt = Field(20_000_000, description="A longer document is rejected as over-long.")
-    on_bad_row: Literal["skip", "fail"] = Field("skip", description="What a bad row does: counted and skipped, or fatal.")
+    on_bad_row: Literal["skip", "fail"] = Field(
+        "skip", description="What a bad row does: counted and skipped, or fatal."
+    )
     buckets: int = Field(1, ge=1, le=512, description="Divide a big corpus into this many partitions, by file.")
     licence: str = Field("", description="Licence of the text, carried into the export's manifest.")
 
@@ -84,7 +86,9 @@ class CorpusSection(Section):
 class HeldOutSection(Section):
     """``[held_out]``: documents set aside before anything is scored."""
 
-    test_share: Fraction = Field(0.02, description="Share of candidate documents held out where no corpus is role=test.")
+    test_share: Fraction = Field(
+        0.02, description="Share of candidate documents held out where no corpus is role=test."
+    )
     general_share: Fraction = Field(0.05, description="Share of documents of role=general kept to measure forgetting.")
     test_tokens: PositiveInt = Field(65_536, description="Tokens of the test set on which losses are measured.")
     general_tokens: PositiveInt = Field(32_768, description="Tokens of general text on which forgetting is measured.")
@@ -93,7 +97,9 @@ class HeldOutSection(Section):
 class RecipeSection(Section):
     """``[base_model.recipe]``: the small language model that the pipeline pre-trains itself."""
 
-    vocabulary: int = Field(4096, ge=512, le=65_536, description="Tokens of the byte-level BPE trained on general text.")
+    vocabulary: int = Field(
+        4096, ge=512, le=65_536, description="Tokens of the byte-level BPE trained on general text."
+    )
     hidden: int = Field(128, ge=32, description="Width of the model.")
     layers: int = Field(4, ge=1, description="Number of transformer blocks.")
     heads: int = Field(4, ge=1, description="Attention heads; divides hidden.")
@@ -156,7 +162,9 @@ class ScoreSection(Section):
 class LandscapeSection(Section):
     """``[landscape]``: the robust fence beyond which a chunk is noise, and the statistic."""
 
-    fence_mads: PositiveFloat = Field(6.0, description="Fence in log perplexity: median plus or minus this many scaled MADs.")
+    fence_mads: PositiveFloat = Field(
+        6.0, description="Fence in log perplexity: median plus or minus this many scaled MADs."
+    )
     sigma: Literal["deviation", "variance"] = Field("deviation", description="How the paper's sigma is read.")
     bins: int = Field(60, ge=10, le=500, description="Histogram bins in log perplexity.")
 
@@ -250,13 +258,19 @@ class Study(BaseSettings):
     def _consistent(self) -> "Study":
         for name in self.corpora:
             if not PARTITION_KEY.fullmatch(name):
-                raise ValueError(f"corpora.{name}: a corpus is named with a-z, 0-9, _ and - and starts with a letter or digit")
+                raise ValueError(
+                    f"corpora.{name}: a corpus is named with a-z, 0-9, _ and - and starts with a letter or digit"
+                )
         if not self.with_role("candidate"):
             raise ValueError("corpora: no corpus has role = 'candidate'; at least one is needed to select from")
         if self.base_model.source == "recipe" and not self.with_role("general"):
-            raise ValueError("base_model.source = 'recipe' pre-trains on general text: give a corpus with role = 'general'")
+            raise ValueError(
+                "base_model.source = 'recipe' pre-trains on general text: give a corpus with role = 'general'"
+            )
         if self.chunks.shortest > self.chunks.tokens:
-            raise ValueError(f"chunks.min_tokens = {self.chunks.min_tokens} exceeds chunks.tokens = {self.chunks.tokens}")
+            raise ValueError(
+                f"chunks.min_tokens = {self.chunks.min_tokens} exceeds chunks.tokens = {self.chunks.tokens}"
+            )
         return self
 
     def with_role(self, role: str) -> dict[str, CorpusSection]:
@@ -387,13 +401,17 @@ def _resolved(study: Study, base: Path) -> Study:
         for given, path in zip(corpus.paths, paths, strict=True):
             local = "://" not in path
             if local and not any(mark in path for mark in "*?[") and not Path(path).exists():
-                raise StudyError(f"corpora.{name}.path = {given!r} does not exist; name a folder, file, glob or URL that does")
+                raise StudyError(
+                    f"corpora.{name}.path = {given!r} does not exist; name a folder, file, glob or URL that does"
+                )
         corpora[name] = corpus.model_copy(update={"path": paths})
     source = study.base_model.source
     if source.startswith("package:") or source.endswith(".gguf") or source.startswith((".", "/", "~")):
         source = resolve_location(source, base)
         if not Path(source).exists():
-            raise StudyError(f"base_model.source = {study.base_model.source!r} does not exist; name a model folder or file that does")
+            raise StudyError(
+                f"base_model.source = {study.base_model.source!r} does not exist; name a model folder or file that does"
+            )
     root = Path(resolve_location(str(study.storage.root), base))
     return study.model_copy(
         update={

@@ -99,7 +99,11 @@ REJECTED_ROWS = LakeTable(
         Column("corpus", _TEXT, "Corpus partition."),
         Column("source", _TEXT, "File, relative to the corpus."),
         Column("position", _INT, "Line or row, from 1; empty where the whole file is meant.", nullable=True),
-        Column("reason", _TEXT, "invalid_utf8, invalid_json, missing_field, null_text, not_text, over_long, binary_file, ..."),
+        Column(
+            "reason",
+            _TEXT,
+            "invalid_utf8, invalid_json, missing_field, null_text, not_text, over_long, binary_file, ...",
+        ),
         Column("detail", _TEXT, "One sentence."),
     ),
 )
@@ -109,7 +113,11 @@ CLEANING_COUNTS = LakeTable(
     "corpus",
     (
         Column("corpus", _TEXT, "Corpus partition."),
-        Column("outcome", _TEXT, "kept, empty, exact_duplicate, near_duplicate, near_test, held_out, too_short, rejected, ..."),
+        Column(
+            "outcome",
+            _TEXT,
+            "kept, empty, exact_duplicate, near_duplicate, near_test, held_out, too_short, rejected, ...",
+        ),
         Column("documents", _INT, "Documents with this outcome."),
         Column("characters", _INT, "Their characters."),
     ),
@@ -237,7 +245,9 @@ TRIAL_LOSSES = LakeTable(
     (
         Column("trial", _TEXT, "Trial."),
         Column("trial_fingerprint", _TEXT, "Hash of setting, subset, order and seed: the same is never trained twice."),
-        Column("setting_id", _TEXT, "Hash of base model, recipe, test set and policy: rows that share it are comparable."),
+        Column(
+            "setting_id", _TEXT, "Hash of base model, recipe, test set and policy: rows that share it are comparable."
+        ),
         Column("seed", _INT, "Training seed."),
         Column("point", _INT, "Number of the measurement, 0 before any training."),
         Column("tokens", _INT, "Tokens seen (D)."),
@@ -293,7 +303,9 @@ FITTED_LAW = LakeTable(
         Column("predicted_loss", _REAL, "Predicted test loss at the optimum and the selection budget.", nullable=True),
         Column("predicted_low", _REAL, "Lower end of its interval.", nullable=True),
         Column("predicted_high", _REAL, "Upper end of its interval.", nullable=True),
-        Column("regret_bound_pct", _REAL, "95 % bound on the loss given away by this optimum, % of loss.", nullable=True),
+        Column(
+            "regret_bound_pct", _REAL, "95 % bound on the loss given away by this optimum, % of loss.", nullable=True
+        ),
         Column("noise_pct", _REAL, "Seed noise measured by repeats, % of loss.", nullable=True),
     ),
 )
@@ -375,7 +387,9 @@ SELECTION_REPORT = LakeTable(
         Column("selection_id", _TEXT, "Selection the report is about."),
         Column("path", _TEXT, "The HTML page."),
         Column("headline", _TEXT, "Its first paragraph."),
-        Column("gain_vs_random", _REAL, "Test loss of random minus that of the selection, nats a token.", nullable=True),
+        Column(
+            "gain_vs_random", _REAL, "Test loss of random minus that of the selection, nats a token.", nullable=True
+        ),
         Column("gain_low", _REAL, "Lower end of its 95 % interval.", nullable=True),
         Column("gain_high", _REAL, "Upper end of its 95 % interval.", nullable=True),
     ),

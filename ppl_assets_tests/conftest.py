@@ -76,7 +76,10 @@ points = 3
 def prose(seed: int, words: int, vocabulary: int, repetition: float) -> str:
     """Pseudo-prose: a random walk over a made-up vocabulary; the more repetition, the easier to predict."""
     draw = random.Random(seed)
-    made = ["".join(draw.choice("bcdfglmnprstv") + draw.choice("aeiou") for _ in range(draw.randint(1, 4))) for _ in range(vocabulary)]
+    made = [
+        "".join(draw.choice("bcdfglmnprstv") + draw.choice("aeiou") for _ in range(draw.randint(1, 4)))
+        for _ in range(vocabulary)
+    ]
     state, text = 0, []
     for _ in range(words):
         state = (state * 7 + 1) % vocabulary if draw.random() < repetition else draw.randrange(vocabulary)

@@ -19,7 +19,9 @@ def provenance(partition: str = "", inputs: str = "in", **facts: str) -> Provena
 
 
 def counts(corpus: str, *documents: int) -> pl.DataFrame:
-    rows = [{"corpus": corpus, "outcome": f"outcome-{i}", "documents": n, "characters": 0} for i, n in enumerate(documents)]
+    rows = [
+        {"corpus": corpus, "outcome": f"outcome-{i}", "documents": n, "characters": 0} for i, n in enumerate(documents)
+    ]
     return pl.DataFrame(rows, schema=pl.Schema(CLEANING_COUNTS.schema))
 
 
@@ -44,7 +46,10 @@ def test_writing_a_partition_replaces_it_and_leaves_the_others(lake):
     put(lake, "a", 1, 2)
     put(lake, "b", 5)
     put(lake, "a", 7)
-    assert sorted(lake.snapshot().read(CLEANING_COUNTS).select("corpus", "documents").iter_rows()) == [("a", 7), ("b", 5)]
+    assert sorted(lake.snapshot().read(CLEANING_COUNTS).select("corpus", "documents").iter_rows()) == [
+        ("a", 7),
+        ("b", 5),
+    ]
 
 
 def test_a_past_snapshot_still_reads_as_it_was(lake):
@@ -62,12 +67,16 @@ def test_a_snapshot_remembers_what_was_read(lake):
 
 def test_lineage_leads_from_a_row_to_its_run_and_what_it_read(lake):
     put(lake, "a", 1, corpus_version="abc")
-    row = lake.snapshot().query(
-        """SELECT l.run_id, l.code_version, json_extract_string(l.facts, '$.corpus_version') AS corpus_version,
+    row = (
+        lake.snapshot()
+        .query(
+            """SELECT l.run_id, l.code_version, json_extract_string(l.facts, '$.corpus_version') AS corpus_version,
                   json_extract(l.reads, '$.base_model') AS model_snapshot
            FROM {cleaning_counts} AS t JOIN lake.lineage AS l ON l.snapshot_id = t.snapshot_id""",
-        [CLEANING_COUNTS],
-    ).row(0, named=True)
+            [CLEANING_COUNTS],
+        )
+        .row(0, named=True)
+    )
     assert row == {"run_id": "run-1", "code_version": "1", "corpus_version": "abc", "model_snapshot": "3"}
 
 

@@ -95,7 +95,9 @@ def test_exact_copies_are_dropped_and_counted(finished_study):
 def test_trials_share_one_run_across_token_counts(finished_study):
     losses = table(finished_study, TRIAL_LOSSES)
     regimes = table(finished_study, REGIMES)
-    points = losses.group_by("trial").agg(pl.col("tokens").n_unique(), pl.col("trial_fingerprint").n_unique().alias("runs"))
+    points = losses.group_by("trial").agg(
+        pl.col("tokens").n_unique(), pl.col("trial_fingerprint").n_unique().alias("runs")
+    )
     assert points["runs"].to_list() == [1] * regimes.height
     assert points["tokens"].min() >= 6
     assert losses.filter(pl.col("point") == 0)["test_loss"].n_unique() == 1
@@ -120,8 +122,17 @@ def test_lineage_leads_from_a_selected_chunk_to_run_code_model_and_corpus_versio
     chunk = table(finished_study, FINAL_SUBSET)["chunk_id"][7]
     lines = dict(line.split(maxsplit=1) for line in lineage_table(finished_study.platform.lake, chunk).splitlines())
     assert lines["chunk_id"] == chunk
-    for name in ("selected_by_run", "fitted_by_run", "scored_by_run", "chunked_by_run", "scorer_code", "base_model",
-                 "weights_fingerprint", "corpus_version", "law_form"):
+    for name in (
+        "selected_by_run",
+        "fitted_by_run",
+        "scored_by_run",
+        "chunked_by_run",
+        "scorer_code",
+        "base_model",
+        "weights_fingerprint",
+        "corpus_version",
+        "law_form",
+    ):
         assert lines[name] not in ("", "None")
     with pytest.raises(LookupError, match="not in final_subset"):
         lineage_table(finished_study.platform.lake, "no such chunk")
@@ -139,7 +150,9 @@ def test_export_holds_the_selection_in_training_order_with_its_manifest(finished
     assert manifest["reached"]["mean_perplexity"] == pytest.approx(selection["mu"])
     assert manifest["lake_snapshot"] > 0
     texts = table(finished_study, CHUNKS).select("chunk_id", "text")
-    assert members.join(texts, on="chunk_id", how="left", maintain_order="left")["text"].to_list() == [line["text"] for line in lines]
+    assert members.join(texts, on="chunk_id", how="left", maintain_order="left")["text"].to_list() == [
+        line["text"] for line in lines
+    ]
 
 
 def test_a_deleted_export_is_written_again_without_selecting_again(finished_study):
@@ -152,7 +165,11 @@ def test_a_deleted_export_is_written_again_without_selecting_again(finished_stud
 
 def test_the_instance_knows_every_asset_partition_and_check(finished_study):
     with study_instance(finished_study.platform.study) as instance:
-        assert set(instance.get_materialized_partitions(dg.AssetKey("perplexity_scores"))) == {"easy", "hard", "general"}
+        assert set(instance.get_materialized_partitions(dg.AssetKey("perplexity_scores"))) == {
+            "easy",
+            "hard",
+            "general",
+        }
         trials = instance.get_dynamic_partitions("trial")
         assert set(instance.get_materialized_partitions(dg.AssetKey("trial_losses"))) == set(trials)
         event = instance.get_latest_materialization_event(dg.AssetKey("fitted_law"))
@@ -186,9 +203,13 @@ def test_a_killed_scoring_run_goes_on_and_ends_with_the_rows_of_an_undisturbed_o
 
     monkeypatch.setattr(Scorer, "score", score_twice_then_die)
     assert not killed.materialize("score_corpus", "easy").success
-    assert set(table(killed, PERPLEXITY_SCORES)["scorer_id"]) == set(table(undisturbed, PERPLEXITY_SCORES).filter(pl.col("corpus") == "hard")["scorer_id"])
+    assert set(table(killed, PERPLEXITY_SCORES)["scorer_id"]) == set(
+        table(undisturbed, PERPLEXITY_SCORES).filter(pl.col("corpus") == "hard")["scorer_id"]
+    )
     scored = []
-    monkeypatch.setattr(Scorer, "score", lambda scorer, chunks, progress=None: scored.extend(chunks) or score(scorer, chunks, progress))
+    monkeypatch.setattr(
+        Scorer, "score", lambda scorer, chunks, progress=None: scored.extend(chunks) or score(scorer, chunks, progress)
+    )
     assert killed.materialize("score_corpus", "easy").success
     rows = table(killed, PERPLEXITY_SCORES)
     assert len(scored) == rows.filter(pl.col("corpus") == "easy").height - 2 * 64

@@ -69,6 +69,8 @@ def status_lines(platform: Platform, instance: dg.DagsterInstance) -> list[str]:
         keys = partitions_of(asset, platform, instance)
         due = [key for key in keys if pending(asset, key, platform, instance)]
         is_known = not due
-        named = f": {', '.join(key for key in due[:6] if key)}{' ...' if len(due) > 6 else ''}" if due and due[0] else ""
+        named = (
+            f": {', '.join(key for key in due[:6] if key)}{' ...' if len(due) > 6 else ''}" if due and due[0] else ""
+        )
         lines.append(f"{asset:<22} " + (f"{len(due)} of {len(keys)} to compute{named}" if due else "up to date"))
     return lines

@@ -35,7 +35,9 @@ class StageOutcome:
 
     def sentence(self) -> str:
         """One line for the terminal."""
-        work = {"perplexity_scores": "scored", "trial_losses": "trained", "strategy_losses": "trained"}.get(self.asset, "computed")
+        work = {"perplexity_scores": "scored", "trial_losses": "trained", "strategy_losses": "trained"}.get(
+            self.asset, "computed"
+        )
         if not self.computed:
             return f"unchanged: nothing {work}" + (f" ({self.unchanged} partitions)" if self.unchanged > 1 else "")
         counts = f"{self.computed} partitions, " if self.computed + self.unchanged > 1 else ""
@@ -59,7 +61,9 @@ class Display:
         )
         self._stage = ""
         self._task = self._bar.add_task("", stage="", state="", total=None)
-        self._plain = progress.every(10.0, lambda sentence: console.print(f"    {self._stage}: {sentence}", highlight=False))
+        self._plain = progress.every(
+            10.0, lambda sentence: console.print(f"    {self._stage}: {sentence}", highlight=False)
+        )
 
     def begin(self, stage: str) -> None:
         """Show that a stage, or one partition of it, is at work."""
@@ -107,9 +111,7 @@ def run_study(
     return outcomes
 
 
-def _partitions(
-    asset: str, platform: Platform, instance: dg.DagsterInstance, outcome: StageOutcome
-) -> Iterator[str]:
+def _partitions(asset: str, platform: Platform, instance: dg.DagsterInstance, outcome: StageOutcome) -> Iterator[str]:
     """The partitions of an asset that have to be computed; the others are counted as unchanged."""
     for partition in partitions_of(asset, platform, instance):
         if pending(asset, partition, platform, instance):
@@ -148,11 +150,11 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:
-    """The innermost error message of the failed step."""
+    """The sentence of the error that a step raised: Dagster wraps it, and it may have causes of its own."""
     for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error:
-            error = event.step_failure_data.error
-            while error.cause:
+        error = event.step_failure_data.error if event.is_step_failure else None
+        if error is not None:
+            while error.cause and (error.cls_name or "").startswith("Dagster"):
                 error = error.cause
-            return error.message.strip().removeprefix(f"{error.cls_name}: ").partition(": ")[2] or error.message.strip()
+            return error.message.strip().partition(": ")[2] or error.message.strip()
     return "the run failed."

@@ -23,7 +23,11 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
     losses = snapshot.read(STRATEGY_LOSSES, where={"strategy": platform.study.strategies.names})
     option = "" if platform.study_file.name == "study.toml" else f" STUDY={_shown(platform.study_file)}"
     computed = sum(outcome.computed for outcome in outcomes)
-    work = f"{computed} asset partitions computed" if computed else "nothing had changed: nothing was scored, nothing trained"
+    work = (
+        f"{computed} asset partitions computed"
+        if computed
+        else "nothing had changed: nothing was scored, nothing trained"
+    )
     lines = [
         "",
         f"[bold]Selection {selection['selection_id']}[/]",
@@ -32,7 +36,11 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
         f"  subset     {selection['tokens']:,} tokens in {selection['chunks']:,} chunks; mean perplexity {selection['mu']:.4g} "
         f"(target {selection['mu_target']:.4g}), deviation {selection['sigma']:.4g} (target {selection['sigma_target']:.4g})",
         f"  law        {law['form']}, {law['link']} link; optimum: {law['optimum_kind']}"
-        + (f"; leave-one-run-out error {law['loo_median_pct']:.2f} % (median)" if law["loo_median_pct"] is not None else ""),
+        + (
+            f"; leave-one-run-out error {law['loo_median_pct']:.2f} % (median)"
+            if law["loo_median_pct"] is not None
+            else ""
+        ),
         *_strategy_lines(losses),
         "",
         f"  exported   {selection['export_path']}",
@@ -65,7 +73,9 @@ def lineage_table(lake: Lake, chunk_id: str | None) -> str:
     with lake.cursor() as cursor:
         found = cursor.execute(LINEAGE_QUERY.read_text("utf-8"), {"chunk_id": chunk_id}).pl()
     if found.is_empty():
-        raise LookupError(f"chunk {chunk_id!r} is not in final_subset; take a chunk_id from it (make sql), or leave it out")
+        raise LookupError(
+            f"chunk {chunk_id!r} is not in final_subset; take a chunk_id from it (make sql), or leave it out"
+        )
     row = found.row(0, named=True)
     width = max(len(name) for name in row)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in row.items())

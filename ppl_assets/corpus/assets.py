@@ -106,7 +106,14 @@ def chunks_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str)
     tokenizer = snapshot.read(BASE_MODEL, ["tokenizer_fingerprint"]).item()
     test = snapshot.read(TEST_DOCUMENTS, ["doc_id", "text_hash"]).sort("doc_id")
     return Inputs(
-        [CODE_VERSION, version, study.chunks.model_dump(), settings.role, tokenizer, fingerprint_of_rows(test.iter_rows())],
+        [
+            CODE_VERSION,
+            version,
+            settings.on_bad_row,
+            study.chunks.model_dump(),
+            tokenizer,
+            fingerprint_of_rows(test.iter_rows()),
+        ],
         {"corpus_version": version, "tokenizer": tokenizer},
     )
 
@@ -230,7 +237,9 @@ def most_rows_are_used(context: dg.AssetCheckExecutionContext, platform: Platfor
     total = int(documents["documents"].sum())
     rejected = int(documents.filter(pl.col("outcome").str.starts_with("rejected"))["documents"].sum())
     used = int(documents.filter(pl.col("outcome").is_in(["kept", "held_out"]))["documents"].sum())
-    sentence = f"{used:,} of {total:,} documents are used, {rejected:,} rows are rejected; table cleaning_counts says why."
+    sentence = (
+        f"{used:,} of {total:,} documents are used, {rejected:,} rows are rejected; table cleaning_counts says why."
+    )
     passed = used > 0 and rejected <= MOST_REJECTED * max(total, 1)
     return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, description=sentence)
 

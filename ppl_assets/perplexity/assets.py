@@ -91,7 +91,9 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         rows = pl.DataFrame([row], schema=pl.Schema(BASE_MODEL.schema))
         commit = step.write([step.stage(BASE_MODEL, rows)], inputs, resolved.model_id)
     row = step.lake.snapshot().read(BASE_MODEL).row(0, named=True)
-    shown = {name: row[name] for name in ("source", "revision", "architecture", "parameters", "vocabulary", "context_length")}
+    shown = {
+        name: row[name] for name in ("source", "revision", "architecture", "parameters", "vocabulary", "context_length")
+    }
     return step.result(commit, shown | {"model_id": row["model_id"]}, table=BASE_MODEL, rows=1)
 
 
@@ -193,7 +195,9 @@ def _score_missing(
 def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeResult:
     """Row count, tokens, mean and spread of what the partition holds."""
     rows = step.lake.snapshot().read(
-        PERPLEXITY_SCORES, ["n_scored", "nll", "ppl", "bits_per_byte", "status", "scorer_id"], {"corpus": step.partition}
+        PERPLEXITY_SCORES,
+        ["n_scored", "nll", "ppl", "bits_per_byte", "status", "scorer_id"],
+        {"corpus": step.partition},
     )
     ok = rows.filter(pl.col("status") == "ok")
     metadata: dict[str, object] = {
@@ -253,7 +257,9 @@ def scores_match_the_oracle(context: dg.AssetCheckExecutionContext, platform: Pl
     sample = snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), parameters)
     if sample.is_empty():
         return dg.AssetCheckResult(passed=True, description="No chunk of this corpus has a score.")
-    model64 = cached_model(base, "cpu", "float64", policy.attention if policy.attention != "flash_attention_2" else "sdpa")
+    model64 = cached_model(
+        base, "cpu", "float64", policy.attention if policy.attention != "flash_attention_2" else "sdpa"
+    )
     truth = np.array([oracle_nll(model64, tokens, policy) for tokens in token_arrays(sample["tokens"])])
     worst = float(np.max(np.abs(sample["nll"].to_numpy() / truth - 1.0)))
     tolerance = ORACLE_TOLERANCE[policy.dtype]
@@ -312,7 +318,9 @@ def _landscape_result(step: Step, commit: Commit) -> dg.MaterializeResult:
         "noise_chunks": whole["noise_chunks"],
         "landscape": dg.MetadataValue.md(plots.as_markdown(picture, "Distribution of chunk perplexity")),
         "moments": dg.MetadataValue.md(
-            as_markdown_table(rows.select("scope", "chunks", "tokens", "mean", "deviation", "noise_chunks", "duplicate_chunks"))
+            as_markdown_table(
+                rows.select("scope", "chunks", "tokens", "mean", "deviation", "noise_chunks", "duplicate_chunks")
+            )
         ),
     }
     return step.result(commit, metadata, table=PERPLEXITY_LANDSCAPE, rows=rows.height)

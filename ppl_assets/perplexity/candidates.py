@@ -47,8 +47,8 @@ def current_scorer(snapshot: Snapshot) -> str:
 
 def selectable_chunks(snapshot: Snapshot, corpora: Sequence[str]) -> pl.DataFrame:
     """Candidate chunks inside the landscape's fence; columns of :func:`scored_chunks`."""
-    fence = snapshot.read(
-        PERPLEXITY_LANDSCAPE, ["scorer_id", "fence_low", "fence_high"], {"scope": "candidates"}
-    ).row(0, named=True)
+    fence = snapshot.read(PERPLEXITY_LANDSCAPE, ["scorer_id", "fence_low", "fence_high"], {"scope": "candidates"}).row(
+        0, named=True
+    )
     chunks = scored_chunks(snapshot, corpora, fence["scorer_id"], "candidate")
     return chunks.filter((pl.col("status") == "ok") & pl.col("ppl").is_between(fence["fence_low"], fence["fence_high"]))

@@ -12,5 +12,7 @@ def resolve_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or install a CUDA build of torch")
+        raise ValueError(
+            "study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or install a CUDA build of torch"
+        )
     return wanted

@@ -27,9 +27,9 @@ def held_out_chunks(snapshot: Snapshot, split: str, corpora: list[str], tokens: 
     sql = """SELECT chunk_id, any_value(tokens) AS tokens, any_value(n_tokens) AS n_tokens FROM {chunks}
              WHERE split = $split AND list_contains($corpora, corpus) GROUP BY chunk_id"""
     rows = snapshot.query(sql, (CHUNKS,), {"split": split, "corpora": corpora})
-    rows = rows.with_columns(
-        pl.col("chunk_id").map_elements(_order, return_dtype=pl.String).alias("order")
-    ).sort("order")
+    rows = rows.with_columns(pl.col("chunk_id").map_elements(_order, return_dtype=pl.String).alias("order")).sort(
+        "order"
+    )
     before = rows["n_tokens"].cum_sum() - rows["n_tokens"]
     return rows.filter(before < tokens).select("chunk_id", "tokens")
 

@@ -50,7 +50,9 @@ def regime_partitions_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _par
     landscape = lake.latest("perplexity_landscape")
     trials = study.trials.model_dump(include={"tokens", "span", "points", "batch_tokens"})
     version = landscape.data_version if landscape else ""
-    return Inputs([CODE_VERSION, version, study.regimes.model_dump(), trials, study.selection.model_dump(), study.study.seed])
+    return Inputs(
+        [CODE_VERSION, version, study.regimes.model_dump(), trials, study.selection.model_dump(), study.study.seed]
+    )
 
 
 @dg.asset(

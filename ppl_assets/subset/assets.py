@@ -87,7 +87,9 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
         selection, members = _select(study, step.snapshot, pool)
         selection["export_path"] = str(exports / selection["selection_id"])
         rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
-        commit = step.write([step.stage(FINAL_SUBSET, members), step.stage(SELECTIONS, rows)], inputs, selection["selection_id"])
+        commit = step.write(
+            [step.stage(FINAL_SUBSET, members), step.stage(SELECTIONS, rows)], inputs, selection["selection_id"]
+        )
     snapshot = step.lake.snapshot()
     selection = snapshot.read(SELECTIONS).row(0, named=True)
     if not (Path(selection["export_path"]) / "manifest.json").is_file():
@@ -167,17 +169,24 @@ def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) 
     return step.result(commit, metadata, table=FINAL_SUBSET, rows=members.height)
 
 
-@dg.asset_check(asset=final_subset, description="The subset has the law's best moments and the token budget, or says why not.")
+@dg.asset_check(
+    asset=final_subset, description="The subset has the law's best moments and the token budget, or says why not."
+)
 def selection_hits_its_target(platform: Platform) -> dg.AssetCheckResult:
     """Compare what was reached with what was asked for."""
     row = platform.lake.snapshot().read(SELECTIONS).row(0, named=True)
     hit = row["is_reachable"] and row["objective"] <= MOST_OBJECTIVE
     return dg.AssetCheckResult(
-        passed=bool(hit), severity=dg.AssetCheckSeverity.WARN, description=row["message"], metadata={"J": row["objective"]}
+        passed=bool(hit),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=row["message"],
+        metadata={"J": row["objective"]},
     )
 
 
-@dg.asset_check(asset=final_subset, blocking=True, description="No selected chunk is in the test set, and none is selected twice.")
+@dg.asset_check(
+    asset=final_subset, blocking=True, description="No selected chunk is in the test set, and none is selected twice."
+)
 def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
     """Look the selected ids up among the held-out ones."""
     sql = """SELECT count(*) FILTER (chunk_id IN (SELECT chunk_id FROM {chunks} WHERE split <> 'candidate')) AS leaked,
@@ -198,7 +207,9 @@ def _strategy_target(study: Study, snapshot: Snapshot, strategy: str) -> Target:
     """The moments that a strategy follows, or is measured against."""
     row = snapshot.read(SELECTIONS, ["mu_target", "sigma_target", "tokens_target"]).row(0, named=True)
     moments = scope_moments(snapshot)
-    mu, sigma = moments["test"] if strategy == "matched" and "test" in moments else (row["mu_target"], row["sigma_target"])
+    mu, sigma = (
+        moments["test"] if strategy == "matched" and "test" in moments else (row["mu_target"], row["sigma_target"])
+    )
     return Target(mu, sigma, row["tokens_target"])
 
 
@@ -256,7 +267,9 @@ def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunS
         members = step.snapshot.read(FINAL_SUBSET, ["rank", "chunk_id", "corpus", "n_tokens", "ppl"]).sort("rank")
         subset = ordered(members, seed, prefixes)
     else:
-        subset = draw(step.partition, study, pool, _strategy_target(study, step.snapshot, step.partition), seed, prefixes).rows
+        subset = draw(
+            step.partition, study, pool, _strategy_target(study, step.snapshot, step.partition), seed, prefixes
+        ).rows
     name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
     known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
     if not known.is_empty():
@@ -289,9 +302,9 @@ def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame
         trained = rows.filter(pl.col("point") > 0)
         loss = law.predict(trained["mu"].to_numpy(), trained["sigma"].to_numpy(), trained["tokens"].to_numpy())
         predicted = [None, *np.asarray(loss).tolist()]
-    return rows.with_columns(predicted_loss=pl.Series(predicted, dtype=pl.Float64), strategy=pl.lit(step.partition)).select(
-        [column.name for column in STRATEGY_LOSSES.columns]
-    )
+    return rows.with_columns(
+        predicted_loss=pl.Series(predicted, dtype=pl.Float64), strategy=pl.lit(step.partition)
+    ).select([column.name for column in STRATEGY_LOSSES.columns])
 
 
 def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
@@ -303,7 +316,9 @@ def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
         "tokens": int(last["tokens"].max() or 0),  # type: ignore[call-overload]
         "tokens_per_second": round(float(last["tokens_per_second"].mean() or 0.0), 1),  # type: ignore[arg-type]
         "runs": dg.MetadataValue.md(
-            as_markdown_table(last.select("seed", "tokens", "mu", "sigma", "test_loss", "general_loss", "predicted_loss", "status"))
+            as_markdown_table(
+                last.select("seed", "tokens", "mu", "sigma", "test_loss", "general_loss", "predicted_loss", "status")
+            )
         ),
     }
     return step.result(commit, metadata, table=STRATEGY_LOSSES, rows=rows.height)
@@ -313,7 +328,14 @@ def selection_report_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _part
     """What the report is made from: the newest version of everything."""
     versions = {
         asset: sorted((partition, commit.data_version) for partition, commit in lake.commits(asset).items())
-        for asset in ("perplexity_landscape", "regime_partitions", "trial_losses", "fitted_law", "final_subset", "strategy_losses")
+        for asset in (
+            "perplexity_landscape",
+            "regime_partitions",
+            "trial_losses",
+            "fitted_law",
+            "final_subset",
+            "strategy_losses",
+        )
     }
     return Inputs([CODE_VERSION, versions, study.study.name, study.strategies.names])
 
@@ -347,7 +369,9 @@ def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> d
             "gain_low": difference.low if difference else None,
             "gain_high": difference.high if difference else None,
         }
-        rows = pl.DataFrame([row], schema=pl.Schema(SELECTION_REPORT.schema)).with_columns(pl.col(pl.Float64).fill_nan(None))
+        rows = pl.DataFrame([row], schema=pl.Schema(SELECTION_REPORT.schema)).with_columns(
+            pl.col(pl.Float64).fill_nan(None)
+        )
         commit = step.write([step.stage(SELECTION_REPORT, rows)], inputs, fingerprint(head.text, selection_id))
     row = step.lake.snapshot().read(SELECTION_REPORT).row(0, named=True)
     metadata: dict[str, object] = {"headline": row["headline"], "page": dg.MetadataValue.path(row["path"])}

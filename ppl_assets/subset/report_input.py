@@ -22,7 +22,9 @@ from ppl_assets.tables import (
 )
 
 
-def report_input(study: Study, study_file: Path, lake: Lake, snapshot: Snapshot, trial_losses: pl.DataFrame) -> ReportInput:
+def report_input(
+    study: Study, study_file: Path, lake: Lake, snapshot: Snapshot, trial_losses: pl.DataFrame
+) -> ReportInput:
     """The report's input.
 
     Args:
@@ -48,7 +50,9 @@ def report_input(study: Study, study_file: Path, lake: Lake, snapshot: Snapshot,
         selection=selection,
         strategy_losses=_strategies(study, lake, snapshot),
         cleaning_counts=snapshot.read(CLEANING_COUNTS, where=corpora),
-        findings=tuple(Finding(*row) for row in snapshot.read(LAW_FINDINGS, ["name", "passed", "sentence"]).iter_rows()),
+        findings=tuple(
+            Finding(*row) for row in snapshot.read(LAW_FINDINGS, ["name", "passed", "sentence"]).iter_rows()
+        ),
         provenance=_provenance(study_file, lake, snapshot, str(selection["selection_id"].item())),
         surface=law_surface(law, trial_losses, largest) if law else None,
         curves=law_curves(law, trial_losses) if law else pl.DataFrame(),

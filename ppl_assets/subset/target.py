@@ -37,4 +37,6 @@ def choose_target(snapshot: Snapshot) -> ChosenTarget:
     moments = scope_moments(snapshot)
     mu, sigma = moments.get("test", moments["candidates"])
     whose = "the test set's own moments" if "test" in moments else "the corpus' own moments"
-    return ChosenTarget(mu, sigma, f"{row['optimum_sentence']} The subset is matched to {whose} instead, which needs no law.")
+    return ChosenTarget(
+        mu, sigma, f"{row['optimum_sentence']} The subset is matched to {whose} instead, which needs no law."
+    )

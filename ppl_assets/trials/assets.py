@@ -32,7 +32,9 @@ def _subset(snapshot: Snapshot, trial: str) -> tuple[pl.DataFrame, int]:
     rows = snapshot.read(REGIME_PARTITIONS, ["rank", "chunk_id", "corpus", "ppl"], {"trial": trial}).sort("rank")
     if rows.is_empty():
         known = ", ".join(snapshot.read(REGIMES, ["trial"])["trial"]) or "none yet"
-        raise TrainingError(f"trial {trial!r} is not in the present design ({known}); materialize regime_partitions, then its trials")
+        raise TrainingError(
+            f"trial {trial!r} is not in the present design ({known}); materialize regime_partitions, then its trials"
+        )
     return rows, int(snapshot.read(REGIMES, ["seed"], {"trial": trial}).item())
 
 
@@ -77,7 +79,9 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
             study.score.row_tokens,
             lambda seen, total, loss: progress.update(seen, total, f"loss {loss:.3f}"),
         )
-        rows = point_rows(points, seed, setting, inputs.facts["trial_fingerprint"]).with_columns(trial=pl.lit(step.partition))
+        rows = point_rows(points, seed, setting, inputs.facts["trial_fingerprint"]).with_columns(
+            trial=pl.lit(step.partition)
+        )
         commit = step.write([step.stage(TRIAL_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
     return _trial_result(step, commit)
 
