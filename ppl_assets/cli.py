@@ -64,13 +64,13 @@ def _run(_options: argparse.Namespace) -> int:
         f"study [bold]{study.study.name}[/] ({platform.study_file.name}), data in {platform.root}", highlight=False
     )
     with study_instance(study) as instance:
-        from ppl_assets.automation.run import RunFailed, run_study
+        from ppl_assets.automation.run import RunError, run_study
         from ppl_assets.automation.summary import summary
         from ppl_assets.definitions import defs
 
         try:
             outcomes = run_study(defs, platform, instance, console)
-        except RunFailed as error:
+        except RunError as error:
             console.print(f"[bold red]failed[/] {error}", highlight=False)
             console.print("What was finished is kept; the same command goes on from there.")
             return 1

@@ -188,7 +188,7 @@ class Snapshot:
         clauses, values = [], []
         for column, value in (where or {}).items():
             several = isinstance(value, list | tuple | set)
-            clauses.append(f"{column} IN (SELECT unnest(?))" if several else f"{column} = ?")  # noqa: S608 - declared names
+            clauses.append(f"{column} IN (SELECT unnest(?))" if several else f"{column} = ?")
             values.append(list(value) if several else value)
         condition = f" WHERE {' AND '.join(clauses)}" if clauses else ""
         return f"SELECT {', '.join(asked)} FROM {self._versioned(table)}{condition}", values  # noqa: S608 - declared names
@@ -278,7 +278,7 @@ class Lake:
         file = self.staging / f"{table.name}-{uuid.uuid4().hex}.parquet"
         if isinstance(rows, pl.DataFrame):
             rows = rows.to_arrow()
-        batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+        batches: Iterable[Any] = rows.to_batches() if isinstance(rows, pa.Table) else rows
         count = 0
         try:
             with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
@@ -368,8 +368,8 @@ class Lake:
             declared = {c.name: _sql_type(c.type) for c in table.columns}
             if table.name in stored and stored[table.name] != declared:
                 raise LakeError(
-                    f"table {table.name} in the lake at {self.catalog} has columns {stored[table.name]}, but this version "
-                    f"declares {declared}; use the version that wrote it, or point storage.root at a new folder"
+                    f"table {table.name} in the lake at {self.catalog} has columns {stored[table.name]}, but this "
+                    f"version declares {declared}; use the version that wrote it, or point storage.root at a new folder"
                 )
         missing = [table for table in TABLES.values() if table.name not in stored]
         if missing or "lineage" not in stored:
@@ -452,7 +452,7 @@ def _checked(table: LakeTable, batch: pa.RecordBatch, partition: str | None) -> 
 
 
 def _same_kind(given: pa.DataType, declared: pa.DataType) -> bool:
-    """Whether the two differ only in width or offset size (large_string for string, int32 for int64), or given is all null."""
+    """Whether the two differ only in width or offset size (large_string for string), or the given one is all null."""
     if pa.types.is_null(given):
         return True
     if pa.types.is_list(given) or pa.types.is_large_list(given):

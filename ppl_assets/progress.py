@@ -1,7 +1,7 @@
 """How long-running work tells a person where it is: amount done, rate, time left.
 
-The work calls :meth:`Progress.update`; who listens is decided outside: the command line draws bars, a Dagster run writes
-a line to its log now and then.
+The work calls :meth:`Progress.update`; who listens is decided outside: the command line draws bars, a Dagster run
+writes a line to its log now and then.
 """
 
 import time

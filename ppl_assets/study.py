@@ -41,7 +41,6 @@ class StudySection(Section):
     name: str = Field("study", pattern=PARTITION_KEY.pattern + "$", description="Short name, shown in the report.")
     seed: int = Field(20251221, ge=0, description="Every random choice derives from it.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where scoring and training run.")
-    owner: str = Field("team:data", description="Dagster owner of the assets: team:NAME or an e-mail address.")
 
 
 class StorageSection(Section):
@@ -120,7 +119,7 @@ class BaseModelSection(Section):
 
     source: str = Field(
         "recipe",
-        description="recipe; a Hugging Face id or local folder (safetensors); or a .gguf file (package:NAME/FILE works).",
+        description="recipe; a Hugging Face id or folder (safetensors); or a .gguf file (package:NAME/FILE works).",
     )
     revision: str = Field("main", description="Revision of a Hugging Face id.")
     recipe: RecipeSection = Field(default_factory=RecipeSection)
@@ -312,8 +311,8 @@ class Study(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; the file is bound by :func:`load_study`."""
         file = cls.model_config.get("toml_file")
@@ -406,7 +405,7 @@ def _resolved(study: Study, base: Path) -> Study:
                 )
         corpora[name] = corpus.model_copy(update={"path": paths})
     source = study.base_model.source
-    if source.startswith("package:") or source.endswith(".gguf") or source.startswith((".", "/", "~")):
+    if source.endswith(".gguf") or source.startswith(("package:", ".", "/", "~")):
         source = resolve_location(source, base)
         if not Path(source).exists():
             raise StudyError(

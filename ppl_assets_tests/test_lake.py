@@ -1,10 +1,10 @@
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -141,7 +141,7 @@ def test_a_table_of_another_version_is_refused_with_what_to_do(lake):
     with lake.cursor() as cursor:
         cursor.execute("ALTER TABLE lake.cleaning_counts ADD COLUMN extra INTEGER")
     lake.close()
-    with pytest.raises(LakeError, match="point storage.root at a new folder"):
+    with pytest.raises(LakeError, match=r"point storage\.root at a new folder"):
         lake.snapshot()
 
 
@@ -171,7 +171,7 @@ def test_a_killed_writer_leaves_the_old_rows(tmp_path):
     put(lake, "a", 1)
     lake.close()
     script = textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {os.getcwd()!r})
+        import sys; sys.path.insert(0, {str(Path.cwd())!r})
         from pathlib import Path
         from ppl_assets.lake import Lake
         from ppl_assets.tables import CLEANING_COUNTS

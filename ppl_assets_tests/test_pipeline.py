@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppl_assets.automation.instance import study_instance
-from ppl_assets.automation.run import RunFailed
+from ppl_assets.automation.run import RunError
 from ppl_assets.automation.summary import lineage_table, summary
 from ppl_assets.corpus.assets import stored_test_set
 from ppl_assets.perplexity import assets as perplexity_assets
@@ -87,7 +87,7 @@ def test_ugly_rows_are_listed_with_file_and_line(finished_study):
 
 
 def test_exact_copies_are_dropped_and_counted(finished_study):
-    counts = table(finished_study, CLEANING_COUNTS).filter((pl.col("corpus") == "easy"))
+    counts = table(finished_study, CLEANING_COUNTS).filter(pl.col("corpus") == "easy")
     duplicates = counts.filter(pl.col("outcome") == "exact_duplicate")["documents"].sum()
     assert 8 <= duplicates <= 10  # ten files repeat earlier ones; those of a test document are near_test instead
 
@@ -221,14 +221,14 @@ def test_a_truncated_file_fails_its_partition_by_name_and_leaves_the_old_rows(st
     before = table(study, CHUNKS).filter(pl.col("corpus") == "hard").sort("chunk_id")
     file = study.folder / "corpora/hard/part-0.jsonl.gz"
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(RunFailed, match=r"chunk_corpus hard: .*part-0\.jsonl\.gz"):
+    with pytest.raises(RunError, match=r"chunk_corpus hard: .*part-0\.jsonl\.gz"):
         study.run()
     assert table(study, CHUNKS).filter(pl.col("corpus") == "hard").sort("chunk_id").equals(before)
 
 
 def test_a_fatal_bad_row_is_named_with_file_and_line(study, monkeypatch):
     monkeypatch.setenv("PPL__CORPORA__HARD__ON_BAD_ROW", "fail")
-    with pytest.raises(RunFailed, match=r"part-0\.jsonl\.gz.*4"):
+    with pytest.raises(RunError, match=r"part-0\.jsonl\.gz.*4"):
         study.run()
 
 

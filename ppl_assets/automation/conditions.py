@@ -32,12 +32,16 @@ CONDITIONS: dict[str, dg.AutomationCondition] = {
 """The assets that run by themselves, and why they do."""
 
 
-def with_conditions(assets: Sequence[Any]) -> list[Any]:
-    """The assets, with their conditions attached."""
+OWNERS = ("team:data",)
+"""Who is asked about an asset, as Dagster shows it; another deployment gives its own to ``with_conditions``."""
+
+
+def with_conditions(assets: Sequence[Any], owners: Sequence[str] = OWNERS) -> list[Any]:
+    """The assets, with their conditions and owners attached."""
 
     def attach(spec: dg.AssetSpec) -> dg.AssetSpec:
         condition = CONDITIONS.get(spec.key.to_user_string())
-        return spec.replace_attributes(automation_condition=condition) if condition else spec
+        return spec.replace_attributes(owners=list(owners), automation_condition=condition)
 
     ours = [asset for asset in assets if isinstance(asset, dg.AssetsDefinition)]
     observed = [asset for asset in assets if not isinstance(asset, dg.AssetsDefinition)]

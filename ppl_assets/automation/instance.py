@@ -37,7 +37,7 @@ def sync_partitions(instance: dg.DagsterInstance, name: str, keys: list[str]) ->
 
 @contextmanager
 def study_instance(study: Study) -> Iterator[dg.DagsterInstance]:
-    """The instance of a study, with the study's corpora and strategies registered and the GPU pool limited to one step."""
+    """The instance of a study: its corpora and strategies registered, the GPU pool limited to one step."""
     dagster_home(study)
     with dg.DagsterInstance.get() as instance:
         sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())

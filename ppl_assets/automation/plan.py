@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from ppl_assets.corpus.assets import chunks_inputs, test_documents_inputs
+from ppl_assets.corpus.assets import chunks_inputs, held_out_inputs
 from ppl_assets.lake import Lake, Snapshot
 from ppl_assets.law.assets import fitted_law_inputs
 from ppl_assets.perplexity.assets import base_model_inputs, perplexity_landscape_inputs, perplexity_scores_inputs
@@ -15,7 +15,7 @@ from ppl_assets.subset.assets import final_subset_inputs, selection_report_input
 from ppl_assets.trials.assets import trial_losses_inputs
 
 INPUTS: dict[str, Callable[[Study, Lake, Snapshot, str], Inputs]] = {
-    "test_documents": test_documents_inputs,
+    "test_documents": held_out_inputs,
     "base_model": base_model_inputs,
     "chunks": chunks_inputs,
     "perplexity_scores": perplexity_scores_inputs,

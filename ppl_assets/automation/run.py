@@ -20,7 +20,7 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's own console log would drown the progress display; the run's log is in the UI."""
 
 
-class RunFailed(Exception):
+class RunError(Exception):
     """A stage failed; the message is the sentence to show."""
 
 
@@ -92,7 +92,7 @@ def run_study(
     """Bring every asset of the study up to date and say what was done.
 
     Raises:
-        RunFailed: a stage failed; what was finished stays, and the next run goes on from there.
+        RunError: a stage failed; what was finished stays, and the next run goes on from there.
     """
     with Display(console) as display, progress.listening(display.listen):
         display.begin("raw_corpus")
@@ -124,7 +124,7 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
     """Run one job in this process.
 
     Raises:
-        RunFailed: a step failed, or a blocking check did.
+        RunError: a step failed, or a blocking check did.
     """
     result = definitions.resolve_job_def(job).execute_in_process(
         instance=instance, partition_key=partition or None, run_config=_QUIET, raise_on_error=False
@@ -136,11 +136,11 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
         if not evaluation.passed and evaluation.blocking and evaluation.severity == dg.AssetCheckSeverity.ERROR
     ]
     for evaluation in failed:
-        raise RunFailed(f"{where}: blocking check {evaluation.check_name} failed: {evaluation.description}")
+        raise RunError(f"{where}: blocking check {evaluation.check_name} failed: {evaluation.description}")
     if not result.success:
         if _was_interrupted(result):
             raise KeyboardInterrupt
-        raise RunFailed(f"{where}: {_cause(result)} The stack trace is in the UI under run {result.run_id[:8]}.")
+        raise RunError(f"{where}: {_cause(result)} The stack trace is in the UI under run {result.run_id[:8]}.")
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

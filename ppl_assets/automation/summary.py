@@ -33,14 +33,13 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
         f"[bold]Selection {selection['selection_id']}[/]",
         f"  {report['headline']}",
         "",
-        f"  subset     {selection['tokens']:,} tokens in {selection['chunks']:,} chunks; mean perplexity {selection['mu']:.4g} "
-        f"(target {selection['mu_target']:.4g}), deviation {selection['sigma']:.4g} (target {selection['sigma_target']:.4g})",
-        f"  law        {law['form']}, {law['link']} link; optimum: {law['optimum_kind']}"
-        + (
-            f"; leave-one-run-out error {law['loo_median_pct']:.2f} % (median)"
-            if law["loo_median_pct"] is not None
-            else ""
+        f"  subset     {selection['tokens']:,} tokens in {selection['chunks']:,} chunks",
+        (
+            f"  perplexity mean {selection['mu']:.4g} (target {selection['mu_target']:.4g}), "
+            f"deviation {selection['sigma']:.4g} (target {selection['sigma_target']:.4g})"
         ),
+        f"  law        {law['form']}, {law['link']} link{_left_out(law['loo_median_pct'])}",
+        f"  optimum    {law['optimum_kind']}: {law['optimum_sentence']}",
         *_strategy_lines(losses),
         "",
         f"  exported   {selection['export_path']}",
@@ -50,6 +49,10 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
         f"{work}; {seconds:.0f} s.",
     ]
     return "\n".join(lines)
+
+
+def _left_out(error_pct: float | None) -> str:
+    return "" if error_pct is None else f"; leave-one-run-out error {error_pct:.2f} % (median)"
 
 
 def _shown(path: Path) -> str:

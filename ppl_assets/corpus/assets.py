@@ -55,7 +55,7 @@ def raw_corpus(context: dg.OpExecutionContext, platform: Platform) -> dg.DataVer
     return dg.DataVersionsByPartition(versions)
 
 
-def test_documents_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
+def held_out_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
     """What decides which documents are set aside.
 
     Documents held out of the corpora are drawn once: as long as the share and the corpora stay, new documents do not
@@ -85,7 +85,7 @@ def test_documents_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partit
 def test_documents(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Set test and general documents aside."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
-    inputs = test_documents_inputs(study, step.lake, step.snapshot)
+    inputs = held_out_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
     if commit is None:
         columns = [column.name for column in TEST_DOCUMENTS.columns]
@@ -188,7 +188,7 @@ def _chunks_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     asset=chunks,
     blocking=True,
     partitions_def=CORPUS_PARTITIONS,
-    description="No candidate chunk holds text of a test document: recomputed from the stored texts, not from the pipeline's state.",
+    description="No candidate chunk holds text of a test document: judged from the stored texts alone.",
 )
 def no_candidate_holds_test_text(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Look for test text in every candidate chunk of the partition."""
@@ -207,7 +207,7 @@ def no_candidate_holds_test_text(context: dg.AssetCheckExecutionContext, platfor
     asset=chunks,
     blocking=True,
     partitions_def=CORPUS_PARTITIONS,
-    description="Chunk ids are distinct, no chunk is longer than the window, and each has as many token ids as it says.",
+    description="Chunk ids are distinct, no chunk is longer than the window, each has as many token ids as it says.",
 )
 def chunks_are_sound(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Count what would break scoring or training."""
@@ -217,8 +217,9 @@ def chunks_are_sound(context: dg.AssetCheckExecutionContext, platform: Platform)
              FROM {chunks} WHERE corpus = $corpus"""
     parameters = {"corpus": context.partition_key, "window": platform.study.chunks.tokens}
     found = platform.lake.snapshot().query(sql, (CHUNKS,), parameters).row(0, named=True)
-    sentence = "{chunks:,} chunks: {doubled} ids twice, {too_long} of impossible length, {inconsistent} with lengths that disagree.".format(
-        **found
+    sentence = (
+        f"{found['chunks']:,} chunks: {found['doubled']} ids twice, {found['too_long']} of impossible length, "
+        f"{found['inconsistent']} with lengths that disagree."
     )
     return dg.AssetCheckResult(
         passed=not (found["doubled"] or found["too_long"] or found["inconsistent"]), description=sentence

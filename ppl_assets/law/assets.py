@@ -13,7 +13,8 @@ from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.regimes.assets import perplexity_landscape, regime_partitions, selection_tokens
+from ppl_assets.perplexity.assets import perplexity_landscape
+from ppl_assets.regimes.assets import regime_partitions, selection_tokens
 from ppl_assets.regimes.pool import read_pool
 from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
@@ -124,7 +125,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
     law = chosen_law(rows)
     regimes = snapshot.read(REGIMES)
     if law is not None and best["mu_optimum"] is not None:
-        surface = law_surface(law, comparable_losses(study, snapshot), int(regimes["tokens"].max() or 1))  # type: ignore[call-overload]
+        surface = law_surface(law, comparable_losses(study, snapshot), int(regimes["tokens"].max() or 1))  # type: ignore[arg-type]
         outline, landscape = snapshot.read(REACHABLE_REGION), snapshot.read(PERPLEXITY_LANDSCAPE)
         if surface is not None:
             picture = plots.law_surface(surface, chosen, regimes, outline, landscape, size="small")

@@ -1,4 +1,4 @@
-"""What the fitted law says: the chosen one read back, its surface, its curves, its residuals, and where it may be asked."""
+"""What the fitted law says: the chosen one read back, its surface, curves and residuals, and where it may be asked."""
 
 import numpy as np
 import polars as pl
@@ -57,17 +57,18 @@ def law_curves(law: StoredLaw, trial_losses: pl.DataFrame) -> pl.DataFrame:
     """The law along each trial, at the trial's last moments; columns of ``plots.CURVE_COLUMNS``."""
     parts = []
     for (trial,), rows in _measured(trial_losses).sort("tokens").group_by("trial", maintain_order=True):
-        tokens = np.geomspace(rows["tokens"].min(), rows["tokens"].max(), CURVE_POINTS)  # type: ignore[arg-type, type-var]
+        tokens = np.geomspace(rows["tokens"].min(), rows["tokens"].max(), CURVE_POINTS)  # type: ignore[arg-type]
         loss = law.predict(rows["mu"][-1], rows["sigma"][-1], tokens)
         parts.append(pl.DataFrame({"trial": [trial] * CURVE_POINTS, "tokens": tokens, "predicted_loss": loss}))
     return pl.concat(parts).select(CURVE_COLUMNS) if parts else pl.DataFrame()
 
 
 def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.DataFrame:
-    """Fitted against measured for every form that predicts; columns of ``plots.RESIDUAL_COLUMNS``."""
+    """Fitted against measured for every form that predicts, the chosen one first; columns of ``plots.RESIDUAL_COLUMNS``."""
     used = _measured(trial_losses).filter(~pl.col("is_warmup"))
     parts = []
-    for row in fitted_law.filter(pl.col("sigma_kind") == "deviation").iter_rows(named=True):
+    shown = fitted_law.filter(pl.col("sigma_kind") == "deviation").sort(~pl.col("is_chosen"), "loo_median_pct")
+    for row in shown.iter_rows(named=True):
         law = StoredLaw.from_row(row)
         if law is not None:
             loss = law.predict(used["mu"].to_numpy(), used["sigma"].to_numpy(), used["tokens"].to_numpy())

@@ -1,7 +1,7 @@
 """The perplexity group in Dagster: base_model, perplexity_scores, perplexity_landscape."""
 
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import dagster as dg
 import numpy as np
@@ -23,6 +23,7 @@ from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.score_rows import ScoreSpool, merged, score_rows
 from ppl_assets.perplexity.scorer import ScorePolicy, Scorer, resolve_policy
+from ppl_assets.progress import Progress
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import (
@@ -37,7 +38,7 @@ from ppl_assets.tables import (
 )
 
 CODE_VERSION = "1"
-"""Of this stage's output, the scorer's arithmetic excepted: that has a version of its own in the scorer's fingerprint."""
+"""Of this stage's output; the scorer's arithmetic has a version of its own in the scorer's fingerprint."""
 
 ORACLE_SAMPLE = 4
 """Chunks a partition that a check scores again in float64."""
@@ -183,13 +184,15 @@ def _score_missing(
         rows = pl.DataFrame(pl.from_arrow(batch)).filter(~pl.col("chunk_id").is_in(list(done)))
         if rows.is_empty():
             continue
-        scores = scorer.score(
-            token_arrays(rows["tokens"]), lambda tokens, _, before=scored: progress.update(before + tokens, total)
-        )
+        scores = scorer.score(token_arrays(rows["tokens"]), partial(_report, progress, scored, total))
         spool.add(score_rows(rows, scores, step.partition, policy.scorer_id))
         scored += int(rows["n_tokens"].sum())
     step.log(progress.sentence())
     return missing.height
+
+
+def _report(progress: Progress, before: int, total: int, done: int, _in_batch: int) -> None:
+    progress.update(before + done, total)
 
 
 def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeResult:
@@ -208,7 +211,7 @@ def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeR
     }
     if ok.height:
         metadata["perplexity_median"] = round(float(ok["ppl"].median() or 0.0), 3)  # type: ignore[arg-type]
-        metadata["nats_per_token"] = round(float(ok["nll"].sum() / ok["n_scored"].sum()), 5)
+        metadata["nats_per_token"] = round(float(ok["nll"].sum()) / float(ok["n_scored"].sum()), 5)
         metadata["bits_per_byte_median"] = round(float(ok["bits_per_byte"].median() or 0.0), 4)  # type: ignore[arg-type]
     return step.result(commit, metadata, table=PERPLEXITY_SCORES, rows=rows.height)
 
@@ -217,7 +220,7 @@ def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeR
     asset=perplexity_scores,
     blocking=True,
     partitions_def=CORPUS_PARTITIONS,
-    description="Every chunk has exactly one row under the scorer in force, and every score is a finite positive number.",
+    description="Every chunk has exactly one row under the scorer in force, and every score is finite and positive.",
 )
 def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Compare the partition's scores with its chunks."""

@@ -13,6 +13,6 @@ def resolve_device(wanted: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or install a CUDA build of torch"
+            "study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or a CUDA build of torch"
         )
     return wanted

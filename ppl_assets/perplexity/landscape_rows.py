@@ -61,9 +61,7 @@ def landscape_rows(scored: Mapping[str, pl.DataFrame], scorer_id: str, fence_mad
             )
         )
     schema = pl.Schema(PERPLEXITY_LANDSCAPE.schema)
-    return LandscapeRows(
-        pl.DataFrame(rows, schema=schema), pl.concat(bars).cast(dict(pl.Schema(LANDSCAPE_HISTOGRAM.schema)))
-    )
+    return LandscapeRows(pl.DataFrame(rows, schema=schema), pl.concat(bars).cast(pl.Schema(LANDSCAPE_HISTOGRAM.schema)))
 
 
 def _landscape_row(

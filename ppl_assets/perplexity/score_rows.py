@@ -48,7 +48,7 @@ def score_rows(chunks: pl.DataFrame, scores: Scores, corpus: str, scorer_id: str
             "status": scores.status,
         }
     )
-    return rows.with_columns(pl.col(pl.Float64).fill_nan(None)).select(list(_SCHEMA)).cast(dict(_SCHEMA))
+    return rows.with_columns(pl.col(pl.Float64).fill_nan(None)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 class ScoreSpool:

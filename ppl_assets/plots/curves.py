@@ -219,7 +219,7 @@ def _residual_panel(axes: Any, group: pl.DataFrame, variable: str, noise_pct: fl
     middle = float(group[variable].median())  # type: ignore[arg-type]
     side = "left" if far[variable] <= middle else "right"
     axes.annotate(
-        str(worst),
+        str(worst).rpartition("-s")[0] or str(worst),
         (far[variable], far["residual"]),
         (0, 4 * up),
         textcoords="offset points",

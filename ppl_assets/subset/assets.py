@@ -1,6 +1,7 @@
 """The subset group in Dagster: final_subset, strategy_losses, selection_report."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -8,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from ppl_assets import plots
+from ppl_assets.corpus.assets import chunks
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.law.assets import comparable_losses, fitted_law
@@ -16,7 +18,6 @@ from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import (
     base_model,
     cached_model,
-    chunks,
     perplexity_landscape,
     stored_base_model,
     study_policy,
@@ -72,8 +73,8 @@ def final_subset_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partitio
     code_version=CODE_VERSION,
     metadata={**table_metadata(FINAL_SUBSET), "selections": column_schema(SELECTIONS)},
     description=(
-        "The selected chunks in training order: the subset nearest to the corpus that has the law's best moments and the "
-        "token budget. Exported as Parquet and JSONL with a manifest, whole or not at all."
+        "The selected chunks in training order: the subset nearest to the corpus that has the law's best moments and "
+        "the token budget. Exported as Parquet and JSONL with a manifest, whole or not at all."
     ),
 )
 def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -97,7 +98,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     return _selection_result(step, commit, selection)
 
 
-def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, object], pl.DataFrame]:
+def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, Any], pl.DataFrame]:
     """The selection's row, without its export path, and its members in training order."""
     aim = choose_target(snapshot)
     tokens = min(selection_tokens(study, pool.candidates.total_tokens), pool.candidates.total_tokens)
@@ -113,7 +114,7 @@ def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, obj
         .select([column.name for column in FINAL_SUBSET.columns])
     )
     drawn = made.drawn
-    selection: dict[str, object] = {
+    selection: dict[str, Any] = {
         "selection_id": name,
         "method": study.selection.method,
         "mu_target": aim.mu,
@@ -137,7 +138,7 @@ def _export(study: Study, snapshot: Snapshot, selection: dict[str, object], comm
     sql = """SELECT f.rank, f.chunk_id, f.doc_id, f.corpus, f.source, c.text, f.n_tokens, f.ppl
              FROM {final_subset} AS f JOIN {chunks} AS c ON c.chunk_id = f.chunk_id AND c.corpus = f.corpus
              ORDER BY f.rank"""
-    batches: pa.RecordBatchReader = snapshot.stream(sql, (FINAL_SUBSET, CHUNKS), batch_rows=EXPORT_BATCH)  # type: ignore[assignment]
+    batches: pa.RecordBatchReader = snapshot.stream(sql, (FINAL_SUBSET, CHUNKS), batch_rows=EXPORT_BATCH)
     base = snapshot.read(BASE_MODEL).row(0, named=True)
     licences = {name: corpus.licence for name, corpus in study.with_role("candidate").items() if corpus.licence}
     manifest = {
@@ -203,7 +204,7 @@ def _strategy_setting(study: Study, snapshot: Snapshot) -> Setting:
     return study_setting(study, snapshot, policy, tokens=tokens, points=study.strategies.points)
 
 
-def _strategy_target(study: Study, snapshot: Snapshot, strategy: str) -> Target:
+def _strategy_target(snapshot: Snapshot, strategy: str) -> Target:
     """The moments that a strategy follows, or is measured against."""
     row = snapshot.read(SELECTIONS, ["mu_target", "sigma_target", "tokens_target"]).row(0, named=True)
     moments = scope_moments(snapshot)
@@ -216,7 +217,7 @@ def _strategy_target(study: Study, snapshot: Snapshot, strategy: str) -> Target:
 def strategy_losses_inputs(study: Study, lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a strategy's runs: setting, seeds, candidates and budget, and the target where it follows one."""
     setting = _strategy_setting(study, snapshot)
-    target = _strategy_target(study, snapshot, partition)
+    target = _strategy_target(snapshot, partition)
     landscape = lake.latest("perplexity_landscape")
     follows: list[object] = [target.tokens, landscape.data_version if landscape else "", study.selection.objective]
     if partition == "selected":
@@ -267,9 +268,7 @@ def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunS
         members = step.snapshot.read(FINAL_SUBSET, ["rank", "chunk_id", "corpus", "n_tokens", "ppl"]).sort("rank")
         subset = ordered(members, seed, prefixes)
     else:
-        subset = draw(
-            step.partition, study, pool, _strategy_target(study, step.snapshot, step.partition), seed, prefixes
-        ).rows
+        subset = draw(step.partition, study, pool, _strategy_target(step.snapshot, step.partition), seed, prefixes).rows
     name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
     known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
     if not known.is_empty():
@@ -313,7 +312,7 @@ def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     metadata = {
         "test_loss": float(last["test_loss"].mean() or 0.0),  # type: ignore[arg-type]
         "seeds": last.height,
-        "tokens": int(last["tokens"].max() or 0),  # type: ignore[call-overload]
+        "tokens": int(last["tokens"].max() or 0),  # type: ignore[arg-type]
         "tokens_per_second": round(float(last["tokens_per_second"].mean() or 0.0), 1),  # type: ignore[arg-type]
         "runs": dg.MetadataValue.md(
             as_markdown_table(
@@ -374,7 +373,7 @@ def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> d
         )
         commit = step.write([step.stage(SELECTION_REPORT, rows)], inputs, fingerprint(head.text, selection_id))
     row = step.lake.snapshot().read(SELECTION_REPORT).row(0, named=True)
-    metadata: dict[str, object] = {"headline": row["headline"], "page": dg.MetadataValue.path(row["path"])}
+    metadata: dict[str, object] = {"headline": row["headline"], "page": dg.MetadataValue.path(page)}
     if row["gain_vs_random"] is not None:
         metadata["gain_vs_random"] = row["gain_vs_random"]
     if not plots.final_losses(data.strategy_losses).is_empty():

@@ -36,7 +36,7 @@ def report_input(
     """
     law_table, regimes, selection = snapshot.read(FITTED_LAW), snapshot.read(REGIMES), snapshot.read(SELECTIONS)
     law = chosen_law(law_table)
-    largest = int(trial_losses["tokens"].max() or 1)  # type: ignore[call-overload]
+    largest = int(trial_losses["tokens"].max() or 1)  # type: ignore[arg-type]
     corpora = {"corpus": study.corpus_partitions()}
     return ReportInput(
         study=study.study.name,

@@ -183,7 +183,7 @@ def gain_rows(head: Headline) -> list[GainRow]:
         if d.n == 1:
             sure = "one seed: nothing is sure"
         elif not d.excludes_zero:
-            sure = "not sure: the interval includes zero"
+            sure = "not sure: includes zero"
         else:
             sure = "selection better" if d.mean > 0 else "selection worse"
         beyond = "right" if d.mean > high else "left" if d.mean < low else ""

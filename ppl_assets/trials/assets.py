@@ -3,10 +3,11 @@
 import dagster as dg
 import polars as pl
 
+from ppl_assets.corpus.assets import chunks
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.perplexity.assets import base_model, cached_model, chunks, stored_base_model, study_policy
+from ppl_assets.perplexity.assets import base_model, cached_model, stored_base_model, study_policy
 from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.regimes.assets import regime_partitions
 from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata

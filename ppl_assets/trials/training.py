@@ -111,8 +111,8 @@ def token_ids_of(snapshot: Snapshot, chunks: pl.DataFrame) -> dict[str, np.ndarr
             found.update(zip(rows["chunk_id"], token_arrays(rows["tokens"]), strict=True))
     if missing := set(chunks["chunk_id"]) - set(found):
         raise TrainingError(
-            f"{len(missing)} of {chunks.height} chunks of this subset are no longer in the lake, since their corpus changed; "
-            "materialize regime_partitions (or final_subset) again"
+            f"{len(missing)} of {chunks.height} chunks of this subset are no longer in the lake, since their corpus "
+            "changed; materialize regime_partitions (or final_subset) again"
         )
     return found
 

@@ -8,7 +8,7 @@ from ppl_assets.corpus.leaks import near_test_violations
 from ppl_assets.study import ChunksSection
 
 SETTINGS = ChunksSection()
-DRAW = random.Random(7)  # noqa: S311  # repeatable text
+DRAW = random.Random(7)  # repeatable text
 
 
 def prose(words):

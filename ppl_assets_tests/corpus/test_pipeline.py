@@ -12,7 +12,7 @@ from ppl_assets.tables import CHUNKS, CLEANING_COUNTS, REJECTED_ROWS
 
 
 def prose(seed, words=120):
-    draw = random.Random(seed)  # noqa: S311  # repeatable text
+    draw = random.Random(seed)  # repeatable text
     return " ".join(f"{draw.choice('bcdfgh')}{draw.choice('aeiou')}{draw.randrange(300)}" for _ in range(words))
 
 

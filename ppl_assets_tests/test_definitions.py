@@ -1,0 +1,102 @@
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from ppl_assets.definitions import build_defs, defs
+from ppl_assets.tables import TABLES
+
+REPOSITORY = Path(__file__).parents[1]
+
+ASSETS = {
+    "raw_corpus": "corpus",
+    "test_documents": "corpus",
+    "chunks": "corpus",
+    "base_model": "perplexity",
+    "perplexity_scores": "perplexity",
+    "perplexity_landscape": "perplexity",
+    "regime_partitions": "regimes",
+    "trial_losses": "trials",
+    "fitted_law": "law",
+    "final_subset": "subset",
+    "strategy_losses": "subset",
+    "selection_report": "subset",
+}
+WRITTEN = sorted(set(ASSETS) - {"raw_corpus"})
+
+
+@pytest.fixture(scope="module")
+def specs() -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+
+def test_the_assets_are_those_that_users_know(specs):
+    assert {name: spec.group_name for name, spec in specs.items()} == ASSETS
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_asset_says_what_it_is(specs, name):
+    spec = specs[name]
+    assert spec.owners
+    assert 1 <= len(spec.kinds) <= 3
+    assert spec.code_version
+    assert len(spec.description or "") > 40
+    schema = spec.metadata["dagster/column_schema"]
+    declared = TABLES[spec.metadata["dagster/table_name"].removeprefix("lake.")]
+    assert [column.name for column in schema.columns] == [column.name for column in declared.columns]
+    assert all(column.description for column in schema.columns)
+
+
+def test_dependencies_run_the_way_the_data_runs(specs):
+    graph = defs.resolve_asset_graph()
+    order = [key.to_user_string() for key in graph.toposorted_asset_keys]
+    chain = [
+        "raw_corpus", "test_documents", "base_model", "chunks", "perplexity_scores", "perplexity_landscape",
+        "regime_partitions", "trial_losses", "fitted_law", "final_subset", "strategy_losses", "selection_report",
+    ]  # fmt: skip
+    assert [name for name in order if name in chain] == chain
+
+
+def test_corpus_and_score_checks_block_partition_by_partition():
+    checks = {
+        spec.key.name: spec
+        for check in defs.asset_checks or []
+        for spec in check.check_specs
+        if spec.asset_key.to_user_string() in ("chunks", "perplexity_scores")
+    }
+    blocking = {name for name, spec in checks.items() if spec.blocking}
+    assert blocking == {
+        "no_candidate_holds_test_text",
+        "chunks_are_sound",
+        "every_chunk_is_scored",
+        "scores_match_the_oracle",
+    }
+    assert all(spec.partitions_def is not None for spec in checks.values())
+
+
+def test_the_three_entry_points_agree():
+    workspace = yaml.safe_load((REPOSITORY / "workspace.yaml").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+    named = {
+        workspace["load_from"][0]["python_module"],
+        project["dagster"]["module_name"],
+        project["dg"]["project"]["code_location_target_module"],
+    }
+    assert named == {"ppl_assets.definitions"}
+
+
+def test_resources_can_be_replaced():
+    replaced = build_defs({"platform": dg.ResourceDefinition.hardcoded_resource("other")})
+    assert replaced.resources["platform"] is not defs.resources["platform"]
+
+
+def test_workspace_validates_without_a_warning_from_our_code():
+    command = [str(Path(sys.executable).with_name("dagster")), "definitions", "validate", "-w", "workspace.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "ppl_assets/" not in output
