@@ -51,7 +51,7 @@ def test_every_asset_says_what_it_is(specs, name):
     assert all(column.description for column in schema.columns)
 
 
-def test_dependencies_run_the_way_the_data_runs(specs):
+def test_dependencies_run_the_way_the_data_runs():
     graph = defs.resolve_asset_graph()
     order = [key.to_user_string() for key in graph.toposorted_asset_keys]
     chain = [

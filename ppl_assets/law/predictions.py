@@ -64,7 +64,11 @@ def law_curves(law: StoredLaw, trial_losses: pl.DataFrame) -> pl.DataFrame:
 
 
 def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.DataFrame:
-    """Fitted against measured for every form that predicts, the chosen one first; columns of ``plots.RESIDUAL_COLUMNS``."""
+    """Fitted against measured for every form that predicts, the chosen one first.
+
+    Returns:
+        Columns of ``plots.RESIDUAL_COLUMNS``.
+    """
     used = _measured(trial_losses).filter(~pl.col("is_warmup"))
     parts = []
     shown = fitted_law.filter(pl.col("sigma_kind") == "deviation").sort(~pl.col("is_chosen"), "loo_median_pct")

@@ -35,7 +35,7 @@ class Day:
             (subset.key.to_user_string(), key)
             for subset in (r.true_subset for r in result.results)
             if isinstance(subset.key, dg.AssetKey)
-            for key in ((p.partition_key for p in subset.expensively_compute_asset_partitions()))
+            for key in (p.partition_key for p in subset.expensively_compute_asset_partitions())
         }
 
 
