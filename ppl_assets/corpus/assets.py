@@ -24,6 +24,9 @@ CODE_VERSION = "1"
 REJECTED_SHOWN = 20
 """Rejected rows shown in the metadata; all are in the table."""
 
+NOT_TEXT = "rejected:binary_file"
+"""Pictures and libraries lie in many text trees: listed, but no reason to warn."""
+
 MOST_REJECTED = 0.2
 """Share of rejected rows from which a corpus deserves a warning."""
 
@@ -234,7 +237,7 @@ def chunks_are_sound(context: dg.AssetCheckExecutionContext, platform: Platform)
 def most_rows_are_used(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Warn where much of a corpus is lost on the way."""
     counts = platform.lake.snapshot().read(CLEANING_COUNTS, where={"corpus": context.partition_key})
-    documents = counts.filter(~pl.col("outcome").str.ends_with("_chunk"))
+    documents = counts.filter(~pl.col("outcome").str.ends_with("_chunk") & (pl.col("outcome") != NOT_TEXT))
     total = int(documents["documents"].sum())
     rejected = int(documents.filter(pl.col("outcome").str.starts_with("rejected"))["documents"].sum())
     used = int(documents.filter(pl.col("outcome").is_in(["kept", "held_out"]))["documents"].sum())
