@@ -290,6 +290,15 @@ class Lake:
             raise
         return Write(table, partition, file, count)
 
+    def staged_rows(self, write: Write, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """What is staged, batch by batch."""
+        with pq.ParquetFile(write.file) as file:
+            yield from file.iter_batches(columns=list(columns) if columns else None)
+
+    def discard(self, write: Write) -> None:
+        """Forget staged rows that will not be committed."""
+        write.file.unlink(missing_ok=True)
+
     def commit(self, writes: Sequence[Write], provenance: Provenance) -> int:
         """Replace the staged partitions in one transaction and return the snapshot it made.
 

@@ -140,6 +140,9 @@ class ChunksSection(Section):
     sample: Share = Field(
         1.0, description="Share of candidate chunks kept, by a stable hash of their id: to try a study on a big corpus."
     )
+    max_tokens: PositiveInt | None = Field(
+        None, description="Most candidate tokens kept a corpus partition, chosen by chunk id; empty: all."
+    )
 
     @property
     def shortest(self) -> int:

@@ -21,7 +21,7 @@ def test_the_example_study_is_valid(tmp_path):
     assert study.storage.root == tmp_path / "studies" / "../data/medical"
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z]+)", README))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE))))
 def test_every_make_target_of_the_readme_exists(target):
     assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 

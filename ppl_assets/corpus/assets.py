@@ -1,18 +1,19 @@
 """The corpus group in Dagster: raw_corpus, test_documents, chunks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
 
+from ppl_assets.corpus.budget import last_kept_id, within_budget
 from ppl_assets.corpus.files import corpus_version
 from ppl_assets.corpus.held_out import TestDocument, TestSet, select_test_documents
 from ppl_assets.corpus.leaks import near_test_violations
 from ppl_assets.corpus.pipeline import ChunkStream, build_chunks
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.fingerprint import fingerprint_of_rows
-from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.lake import Commit, Lake, Snapshot, Write
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.resources import CORPUS_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
@@ -156,13 +157,28 @@ def chunks(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
             progress=lambda documents, made: progress.update(documents, note=f"{made:,} chunks"),
         )
         ids: list[tuple[str, str]] = []
-        chunk_rows = step.stage(CHUNKS, _noting_ids(stream, ids))
+        chunk_rows = _staged_chunks(step, stream, study.chunks.max_tokens, ids)
         writes = [chunk_rows, step.stage(REJECTED_ROWS, stream.rejected), step.stage(CLEANING_COUNTS, stream.counts)]
         commit = step.write(writes, inputs, fingerprint_of_rows(sorted(ids)))
     return _chunks_result(step, commit)
 
 
-def _noting_ids(stream: ChunkStream, ids: list[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
+def _staged_chunks(step: Step, stream: ChunkStream, max_tokens: int | None, ids: list[tuple[str, str]]) -> Write:
+    """The stream's chunks, staged; where there is a budget, only as many candidates as fit."""
+    if max_tokens is None:
+        return step.stage(CHUNKS, _noting_ids(stream, ids))
+    everything = step.stage(CHUNKS, stream)
+    columns = ["chunk_id", "n_tokens", "split"]
+    rows = (row for batch in step.lake.staged_rows(everything, columns) for row in batch.to_pylist())
+    sizes = ((row["chunk_id"], row["n_tokens"]) for row in rows if row["split"] == "candidate")
+    kept = within_budget(step.lake.staged_rows(everything), last_kept_id(sizes, max_tokens))
+    write = step.stage(CHUNKS, _noting_ids(kept, ids))
+    step.lake.discard(everything)
+    step.log(f"{write.rows:,} of {everything.rows:,} chunks kept: chunks.max_tokens = {max_tokens:,}")
+    return write
+
+
+def _noting_ids(stream: Iterable[pa.RecordBatch], ids: list[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
     """The batches as they are; split and chunk id of every row are noted on the way, for the data version."""
     for batch in stream:
         ids.extend(zip(batch["split"].to_pylist(), batch["chunk_id"].to_pylist(), strict=True))

@@ -19,6 +19,8 @@ class LawError(ValueError):
 def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observations:
     """What the law is fitted to: measurements after warm-up of runs that did not diverge.
 
+    A point whose chunks all have one perplexity (a single chunk, say) has no spread and is left out.
+
     Args:
         trial_losses: rows of one setting.
         regimes: trial and regime of the present design, so that repeats are known; a trial of an earlier design counts
@@ -29,7 +31,7 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
     """
     diverged = trial_losses.filter(pl.col("status") != "ok")["trial"].unique().to_list()
     sound = trial_losses.filter(~pl.col("trial").is_in(diverged)).sort("trial", "point")
-    used = sound.filter((pl.col("point") > 0) & ~pl.col("is_warmup"))
+    used = sound.filter((pl.col("point") > 0) & ~pl.col("is_warmup") & (pl.col("sigma") > 0))
     if used.is_empty():
         raise LawError("no trial has a measurement under the present setting; materialize trial_losses, then fit again")
     regime_of = dict(regimes.select("trial", "regime").iter_rows())

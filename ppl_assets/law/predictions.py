@@ -85,4 +85,4 @@ def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.Da
 
 
 def _measured(trial_losses: pl.DataFrame) -> pl.DataFrame:
-    return trial_losses.filter((pl.col("point") > 0) & (pl.col("status") == "ok"))
+    return trial_losses.filter((pl.col("point") > 0) & (pl.col("status") == "ok") & (pl.col("sigma") > 0))
