@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from ppl_assets.errors import UserError
 from ppl_assets.tables import TABLES, LakeTable
 
 _SQL_TYPES = {
@@ -50,7 +51,7 @@ _ATTEMPTS = 12
 """A commit that lost a race is tried again; with four writers at once three attempts were the most ever seen."""
 
 
-class LakeError(Exception):
+class LakeError(UserError):
     """The lake cannot be read or written as asked; the message says what to do."""
 
 
@@ -137,6 +138,28 @@ class Snapshot:
         sql, values = self._select(table, columns, where)
         with self._lake.cursor() as cursor:
             return cursor.execute(sql, values).pl()
+
+    def only_row(self, table: LakeTable, where: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The one row of a small table.
+
+        Raises:
+            LakeError: there is none yet; the message names the asset to materialize.
+        """
+        rows = self.read(table, where=where)
+        if rows.height != 1:
+            which = f" with {', '.join(f'{name} = {value}' for name, value in where.items())}" if where else ""
+            raise LakeError(
+                f"table {table.name} has {rows.height} rows{which} where one is needed; materialize it first"
+            )
+        return rows.row(0, named=True)
+
+    def commits(self, asset: str) -> dict[str, Commit]:
+        """The newest commit of every partition of an asset, as of this snapshot."""
+        return self._lake.commits(asset, self.number)
+
+    def latest(self, asset: str, partition: str = "") -> Commit | None:
+        """The newest commit of an asset partition as of this snapshot, or None where it was never written."""
+        return self.commits(asset).get(partition)
 
     def scan(
         self,
@@ -325,12 +348,13 @@ class Lake:
         """The newest commit of an asset partition, or None where it was never written."""
         return self.commits(asset).get(partition)
 
-    def commits(self, asset: str) -> dict[str, Commit]:
-        """The newest commit of every partition of an asset."""
-        sql = """SELECT partition, snapshot_id, inputs, data_version, run_id, facts FROM lake.lineage WHERE asset = ?
+    def commits(self, asset: str, at: int | None = None) -> dict[str, Commit]:
+        """The newest commit of every partition of an asset, of all or of those up to snapshot ``at``."""
+        sql = """SELECT partition, snapshot_id, inputs, data_version, run_id, facts FROM lake.lineage
+                 WHERE asset = $asset AND ($at IS NULL OR snapshot_id <= $at)
                  QUALIFY row_number() OVER (PARTITION BY partition ORDER BY snapshot_id DESC) = 1"""
         with self.cursor() as cursor:
-            rows = cursor.execute(sql, [asset]).fetchall()
+            rows = cursor.execute(sql, {"asset": asset, "at": at}).fetchall()
         return {row[0]: Commit(row[1], row[2], row[3], row[4], json.loads(row[5] or "{}")) for row in rows}
 
     def _commit_once(self, writes: Sequence[Write], provenance: Provenance) -> int:

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from ppl_assets.errors import UserError
+
 PARTITION_KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
 """What a corpus may be called. Dagster accepts more, and its UI and backfills then break (dagster#32183)."""
 
@@ -25,7 +27,7 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class StudyError(ValueError):
+class StudyError(UserError, ValueError):
     """The study cannot be used as written; the message says which key, what was given and what is accepted."""
 
 

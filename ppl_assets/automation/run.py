@@ -14,13 +14,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from ppl_assets import progress
 from ppl_assets.automation.jobs import STAGE_JOBS
 from ppl_assets.automation.plan import partitions_of, pending
+from ppl_assets.errors import UserError
 from ppl_assets.resources import Platform
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's own console log would drown the progress display; the run's log is in the UI."""
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A stage failed; the message is the sentence to show."""
 
 

@@ -1,7 +1,9 @@
 """What can be wrong with a corpus, each as one sentence: what was given, what is accepted, what to do."""
 
+from ppl_assets.errors import UserError
 
-class CorpusError(Exception):
+
+class CorpusError(UserError):
     """A corpus cannot be read or used as the study describes it. Trying again does not help."""
 
 

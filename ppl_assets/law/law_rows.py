@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ppl_assets.errors import UserError
 from ppl_assets.law.checks import Finding
 from ppl_assets.law.choice import FormResult
 from ppl_assets.law.observations import Observations
 from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS
 
 
-class LawError(ValueError):
+class LawError(UserError, ValueError):
     """The trial losses cannot be fitted; the message says why and what to do."""
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_assets.errors import UserError
+
 FloatArray = NDArray[np.float64]
 LabelArray = NDArray[Any]
 MaskArray = NDArray[np.bool_]
 
 
-class ObservationError(ValueError):
+class ObservationError(UserError, ValueError):
     """The measurements cannot be used as given; the message says which and what is accepted."""
 
 

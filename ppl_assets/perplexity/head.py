@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ppl_assets.errors import UserError
+
 BLOCK_ROWS = 512
 """Rows of logits that exist at a time."""
 
@@ -19,7 +21,7 @@ PROBE_TOKENS = 12
 """Tokens of the passes that compare our head and packing with the model's own."""
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """The model cannot be used as given; the message says what was given, what is accepted and what to do."""
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ppl_assets.errors import UserError
 from ppl_assets.perplexity.landscape import histogram, moments, noise_fence
 from ppl_assets.tables import LANDSCAPE_HISTOGRAM, PERPLEXITY_LANDSCAPE
 
 
-class LandscapeError(ValueError):
+class LandscapeError(UserError, ValueError):
     """There is nothing to draw a landscape of; the message says why."""
 
 

@@ -17,6 +17,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from ppl_assets.errors import UserError
 from ppl_assets.perplexity.head import ModelError, backbone_states, keeps_packed_apart, read_head, token_nll
 from ppl_assets.perplexity.packing import NO_TARGET, RowPlan, TokenRows, build_rows, plan_rows, sequence
 
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
 
 
-class ScoringError(ValueError):
+class ScoringError(UserError, ValueError):
     """A chunk cannot be scored under the policy; nothing was scored."""
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_assets.errors import UserError
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 KeyArray = NDArray[np.uint64]
 
 
-class SelectionError(ValueError):
+class SelectionError(UserError, ValueError):
     """No subset can be drawn from what was given; the message says what was given and what to change."""
 
 

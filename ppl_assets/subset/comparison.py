@@ -240,9 +240,9 @@ def _against_random(size: str, gain: Gain, verdict: Verdict) -> list[str]:
     ahead = gain.difference.mean > 0
     match verdict:
         case "better":
-            return [f"{size} beats random.", f"{facts}; the difference is sure."]
+            return [f"{size} beats random.", f"{facts}; the interval excludes zero."]
         case "worse":
-            return [f"{size} does not beat random: it is worse.", f"{facts}; the difference is sure."]
+            return [f"{size} does not beat random: it is worse.", f"{facts}; the interval excludes zero."]
         case "single_seed" if ahead:
             return [f"{size} is ahead of random in the only seed trained, which proves nothing.", f"{facts}."]
         case "single_seed":

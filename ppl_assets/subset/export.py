@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ppl_assets.errors import UserError
+
 SCHEMA = pa.schema(
     [
         pa.field("rank", pa.int64(), nullable=False),
@@ -37,7 +39,7 @@ PARQUET, JSONL, MANIFEST = "subset.parquet", "subset.jsonl", "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-class ExportError(ValueError):
+class ExportError(UserError, ValueError):
     """The export cannot be written from what was given."""
 
 

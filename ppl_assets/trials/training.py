@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from transformers import PreTrainedModel
 
+from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.held_out import held_out_chunks, token_arrays
 from ppl_assets.perplexity.scorer import ScorePolicy
@@ -19,7 +20,7 @@ from ppl_assets.tables import CHUNKS
 from ppl_assets.trials.runner import Evaluator, TrialPoint, TrialRecipe, run_trial, setting_id, trial_fingerprint
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError, ValueError):
     """A run cannot be trained as asked; the message says why and what to do."""
 
 

@@ -76,7 +76,7 @@ def test_a_win_is_said_with_both_losses_and_the_interval():
     assert head.verdict == "better"
     assert head.sentences[0] == "The selection of 96,000 tokens beats random."
     assert "5.570 against 5.654" in head.sentences[1]
-    assert "3 paired seeds); the difference is sure." in head.sentences[1]
+    assert "3 paired seeds); the interval excludes zero." in head.sentences[1]
     assert "It also beats 'matched'" in head.text
 
 
