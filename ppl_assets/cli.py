@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from ppl_assets.errors import UserError
 from ppl_assets.study import StudyError
 
 
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         return int(options.action(options) or 0)
-    except StudyError as error:
+    except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's own message
         return 2
     except KeyboardInterrupt:
@@ -64,14 +65,15 @@ def _run(_options: argparse.Namespace) -> int:
         f"study [bold]{study.study.name}[/] ({platform.study_file.name}), data in {platform.root}", highlight=False
     )
     with study_instance(study) as instance:
-        from ppl_assets.automation.run import RunError, run_study
+        from ppl_assets.automation.run import run_study
         from ppl_assets.automation.summary import summary
         from ppl_assets.definitions import defs
 
         try:
             outcomes = run_study(defs, platform, instance, console)
-        except RunError as error:
-            console.print(f"[bold red]failed[/] {error}", highlight=False)
+        except UserError as error:
+            console.print("[bold red]failed[/]", end=" ")
+            console.print(str(error), highlight=False, markup=False)
             console.print("What was finished is kept; the same command goes on from there.")
             return 1
         console.print(summary(platform, outcomes, time.monotonic() - started), highlight=False)

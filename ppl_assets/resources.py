@@ -4,6 +4,8 @@ The only module outside ``assets.py``, ``automation/`` and ``definitions.py`` th
 """
 
 import os
+import shutil
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +17,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from ppl_assets import progress
+from ppl_assets import __version__, progress
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
 from ppl_assets.study import Study, load_study
@@ -140,7 +142,7 @@ class Step:
 
     def unchanged(self, inputs: Inputs) -> Commit | None:
         """The commit that these very inputs already made, if there is one."""
-        latest = self.lake.latest(self.asset, self.partition)
+        latest = self.snapshot.latest(self.asset, self.partition)
         return latest if latest and latest.inputs == inputs.digest else None
 
     def stage(self, table: LakeTable, rows: Any, *, whole: bool = False) -> Write:
@@ -157,10 +159,10 @@ class Step:
             inputs=inputs.digest,
             data_version=data_version,
             reads=dict(self.snapshot.reads),
-            facts=dict(inputs.facts),
+            facts={**inputs.facts, **_code_identity()},
         )
         number = self.lake.commit(writes, provenance)
-        return Commit(number, inputs.digest, data_version, self.run_id, dict(inputs.facts))
+        return Commit(number, inputs.digest, data_version, self.run_id, provenance.facts)
 
     def result(self, commit: Commit, metadata: Metadata, *, table: LakeTable, rows: int) -> dg.MaterializeResult:
         """What Dagster is told: data version, row count, table, lake snapshot, and whether anything was computed."""
@@ -174,6 +176,18 @@ class Step:
             "seconds": dg.MetadataValue.float(round(time.monotonic() - self.started, 3)),
         }
         return dg.MaterializeResult(metadata={**standard, **metadata}, data_version=dg.DataVersion(commit.data_version))
+
+
+@lru_cache(maxsize=1)
+def _code_identity() -> dict[str, str]:
+    """Version of this package, and the commit of its checkout where it runs from one."""
+    folder, git = Path(__file__).parent, shutil.which("git")
+    commit = ""
+    if git:
+        command = [git, "-C", str(folder), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+        commit = done.stdout.strip() if done.returncode == 0 else ""
+    return {"package_version": __version__, "git_commit": commit}
 
 
 def column_schema(table: LakeTable) -> dg.TableSchema:

@@ -7,9 +7,13 @@ what is accepted. Nothing here imports Dagster, torch or DuckDB.
 
 import difflib
 import importlib.util
+import math
+import os
 import re
 import sysconfig
 import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,7 +108,7 @@ class RecipeSection(Section):
     hidden: int = Field(128, ge=32, description="Width of the model.")
     layers: int = Field(4, ge=1, description="Number of transformer blocks.")
     heads: int = Field(4, ge=1, description="Attention heads; divides hidden.")
-    context: int = Field(256, ge=32, description="Context length in tokens.")
+    context: int = Field(1024, ge=32, description="Context length in tokens; at least chunks.tokens.")
     tokens: PositiveInt = Field(600_000, description="Tokens of pre-training.")
     learning_rate: PositiveFloat = Field(3e-3, description="Peak learning rate.")
     batch_tokens: PositiveInt = Field(2048, description="Tokens a step.")
@@ -121,7 +125,10 @@ class BaseModelSection(Section):
 
     source: str = Field(
         "recipe",
-        description="recipe; a Hugging Face id or folder (safetensors); or a .gguf file (package:NAME/FILE works).",
+        description=(
+            "recipe; a Hugging Face id; a folder (safetensors) that starts with . / or ~; or a .gguf file. "
+            "package:NAME/SUB works for both; relative to the study file."
+        ),
     )
     revision: str = Field("main", description="Revision of a Hugging Face id.")
     recipe: RecipeSection = Field(default_factory=RecipeSection)
@@ -164,12 +171,11 @@ class ScoreSection(Section):
 
 
 class LandscapeSection(Section):
-    """``[landscape]``: the robust fence beyond which a chunk is noise, and the statistic."""
+    """``[landscape]``: the robust fence beyond which a chunk is noise, and the histogram."""
 
     fence_mads: PositiveFloat = Field(
         6.0, description="Fence in log perplexity: median plus or minus this many scaled MADs."
     )
-    sigma: Literal["deviation", "variance"] = Field("deviation", description="How the paper's sigma is read.")
     bins: int = Field(60, ge=10, le=500, description="Histogram bins in log perplexity.")
 
 
@@ -200,6 +206,9 @@ class LawSection(Section):
     bootstrap: int = Field(200, ge=0, le=10_000, description="Run-level bootstrap replicates, each fully refitted.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     target: Literal["best_form", "paper"] = Field("best_form", description="Whose optimum is the selection's target.")
+    sigma: Literal["deviation", "variance"] = Field(
+        "deviation", description="How sigma is read where law.target = 'paper'."
+    )
 
 
 class SelectionSection(Section):
@@ -265,16 +274,8 @@ class Study(BaseSettings):
                 raise ValueError(
                     f"corpora.{name}: a corpus is named with a-z, 0-9, _ and - and starts with a letter or digit"
                 )
-        if not self.with_role("candidate"):
-            raise ValueError("corpora: no corpus has role = 'candidate'; at least one is needed to select from")
-        if self.base_model.source == "recipe" and not self.with_role("general"):
-            raise ValueError(
-                "base_model.source = 'recipe' pre-trains on general text: give a corpus with role = 'general'"
-            )
-        if self.chunks.shortest > self.chunks.tokens:
-            raise ValueError(
-                f"chunks.min_tokens = {self.chunks.min_tokens} exceeds chunks.tokens = {self.chunks.tokens}"
-            )
+        if problems := [*_corpus_problems(self), *_length_problems(self)]:
+            raise ValueError("\n".join(problems))
         return self
 
     def with_role(self, role: str) -> dict[str, CorpusSection]:
@@ -289,9 +290,7 @@ class Study(BaseSettings):
     def corpus_partitions(self) -> list[str]:
         """Partition keys of the corpus assets: one a corpus, or one a bucket for a corpus that has several."""
         return [
-            name if corpus.buckets == 1 else f"{name}-{bucket:03d}"
-            for name, corpus in self.corpora.items()
-            for bucket in range(corpus.buckets)
+            partition_key(name, bucket, c.buckets) for name, c in self.corpora.items() for bucket in range(c.buckets)
         ]
 
     def corpus_of(self, partition: str) -> tuple[str, CorpusSection, int]:
@@ -300,11 +299,10 @@ class Study(BaseSettings):
         Raises:
             StudyError: the study has no such corpus.
         """
-        if partition in self.corpora and self.corpora[partition].buckets == 1:
-            return partition, self.corpora[partition], 0
-        name, _, bucket = partition.rpartition("-")
-        if name in self.corpora and bucket.isdigit() and int(bucket) < self.corpora[name].buckets:
-            return name, self.corpora[name], int(bucket)
+        for name, corpus in self.corpora.items():
+            for bucket in range(corpus.buckets):
+                if partition == partition_key(name, bucket, corpus.buckets):
+                    return name, corpus, bucket
         raise StudyError(
             f"corpus partition {partition!r} is not in the study; it has {', '.join(self.corpus_partitions())}. "
             "Add it to study.toml, or remove the partition."
@@ -324,6 +322,59 @@ class Study(BaseSettings):
         return (env_settings, TomlConfigSettingsSource(settings_cls, file)) if file else (init_settings, env_settings)
 
 
+def partition_key(name: str, bucket: int, buckets: int) -> str:
+    """Partition key of a bucket of a corpus: the corpus' own name where it has only one."""
+    return name if buckets == 1 else f"{name}-{bucket:03d}"
+
+
+def _corpus_problems(study: Study) -> Iterator[str]:
+    """What is wrong with the corpora taken together, one sentence each."""
+    for key, times in Counter(study.corpus_partitions()).items():
+        if times > 1:
+            yield (
+                f"corpora: two corpora have a partition {key!r}, since a corpus with buckets has partitions NAME-000, "
+                "NAME-001 and so on; rename one of them"
+            )
+    if not study.with_role("candidate"):
+        yield "corpora: no corpus has role = 'candidate'; at least one is needed to select from"
+    if study.base_model.source == "recipe" and not study.with_role("general"):
+        yield "base_model.source = 'recipe' pre-trains on general text: give a corpus with role = 'general'"
+    if not study.has_target and not study.held_out.test_share:
+        yield (
+            f"held_out.test_share = {study.held_out.test_share:g} leaves nothing to measure the test loss on: raise "
+            "it, or give a corpus with role = 'test'"
+        )
+
+
+def _length_problems(study: Study) -> Iterator[str]:
+    """Which numbers of tokens do not fit together, one sentence each."""
+    chunks, trials, context = study.chunks, study.trials, study.base_model.recipe.context
+    if chunks.shortest > chunks.tokens:
+        yield f"chunks.min_tokens = {chunks.min_tokens} exceeds chunks.tokens = {chunks.tokens}"
+    if study.base_model.source == "recipe" and chunks.tokens > context:
+        yield (
+            f"chunks.tokens = {chunks.tokens} exceeds base_model.recipe.context = {context}: a chunk must fit the "
+            "model's context; raise context, or lower chunks.tokens"
+        )
+    if chunks.tokens > trials.batch_tokens:
+        yield (
+            f"chunks.tokens = {chunks.tokens} exceeds trials.batch_tokens = {trials.batch_tokens}: a step takes at "
+            "least one chunk; raise batch_tokens, or lower chunks.tokens"
+        )
+    runs = {"trials.tokens": trials.tokens}
+    if study.strategies.tokens is not None:
+        runs["strategies.tokens"] = study.strategies.tokens
+    elif study.selection.tokens is not None:
+        runs["selection.tokens"] = study.selection.tokens
+    for key, tokens in runs.items():
+        if tokens < trials.span * trials.batch_tokens:
+            yield (
+                f"{key} = {tokens} are fewer than trials.span = {trials.span:g} steps of trials.batch_tokens = "
+                f"{trials.batch_tokens}: raise it to {math.ceil(trials.span * trials.batch_tokens)}, or lower "
+                "batch_tokens or span"
+            )
+
+
 def load_study(path: str | Path) -> Study:
     """Read and validate a study file, with environment overrides.
 
@@ -339,29 +390,52 @@ def load_study(path: str | Path) -> Study:
         tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"study file {path} is not valid TOML: {error}") from error
+    if problems := list(_variable_problems(os.environ)):
+        raise StudyError("\n".join(problems))
     bound = type("Study", (Study,), {"model_config": SettingsConfigDict(**{**Study.model_config, "toml_file": file})})
     try:
         study: Study = bound()
     except ValidationError as error:
-        raise StudyError("\n".join(f"{path}: {_sentence(problem)}" for problem in error.errors())) from error
+        sentences = [sentence for problem in error.errors() for sentence in _sentences(problem)]
+        raise StudyError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from error
     return _resolved(study, file.parent)
 
 
-def _sentence(problem: Any) -> str:
-    """One validation problem as a sentence that names the key, the value and what is accepted."""
+def _variable_problems(names: Iterable[str]) -> Iterator[str]:
+    """Environment variables that look like an override and name no key: pydantic-settings passes over them."""
+    for name in sorted(names):
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        given = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+        if given[0] not in Study.model_fields:
+            unknown, accepted = given[0], list(Study.model_fields)
+        elif len(given) > 1 and given[0] != "corpora" and given[1] not in _fields_at(given[:1]):
+            unknown, accepted = given[1], _fields_at(given[:1])
+        else:
+            continue
+        yield f"environment variable {name}: unknown key {'.'.join(given)}; {_accepted(unknown, accepted)}"
+
+
+def _sentences(problem: Any) -> list[str]:
+    """One validation problem as sentences that name the key, the value and what is accepted."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location) or "study"
     if problem["type"] == "extra_forbidden":
-        accepted = sorted(_fields_at(location[:-1]))
-        near = difflib.get_close_matches(location[-1], accepted, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"unknown key {key}; {hint}Accepted here: {', '.join(accepted)}."
+        return [f"unknown key {key}; {_accepted(location[-1], _fields_at(location[:-1]))}"]
     if problem["type"] == "missing":
-        return f"{key} is missing; add it."
+        return [f"{key} is missing; add it."]
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{message}." if not location else f"{key}: {message}."
-    return f"{key} = {problem['input']!r} is not accepted: {message[0].lower()}{message[1:]}."
+        return [f"{key}: {line}." if location else f"{line}." for line in message.splitlines()]
+    return [f"{key} = {problem['input']!r} is not accepted: {message[0].lower()}{message[1:]}."]
+
+
+def _accepted(unknown: str, accepted: Iterable[str]) -> str:
+    """The nearest known key, and all that are accepted in its place."""
+    known = sorted(accepted)
+    near = difflib.get_close_matches(unknown, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}Accepted here: {', '.join(known)}."
 
 
 def _fields_at(location: list[str]) -> list[str]:
@@ -416,7 +490,7 @@ def _resolved(study: Study, base: Path) -> Study:
             raise StudyError(
                 f"base_model.source = {study.base_model.source!r} does not exist; name a model folder or file that does"
             )
-    root = Path(resolve_location(str(study.storage.root), base))
+    root = Path(resolve_location(str(study.storage.root), base)).resolve()
     return study.model_copy(
         update={
             "corpora": corpora,

@@ -241,7 +241,7 @@ REGIME_PARTITIONS = LakeTable(
 
 TRIAL_LOSSES = LakeTable(
     "trial_losses",
-    "trial",
+    "trial_fingerprint",
     (
         Column("trial", _TEXT, "Trial."),
         Column("trial_fingerprint", _TEXT, "Hash of setting, subset, order and seed: the same is never trained twice."),

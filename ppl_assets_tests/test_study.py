@@ -1,10 +1,15 @@
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from ppl_assets.study import Study, StudyError, load_study
+from ppl_assets_tests.conftest import STUDY as TINY
 
 REPOSITORY = Path(__file__).parents[1]
+SHIPPED = {
+    file.name: file.read_text("utf-8") for file in (REPOSITORY / "study.toml", *(REPOSITORY / "studies").glob("*.toml"))
+}
 
 MINIMAL = """
 [corpora.notes]
@@ -12,7 +17,7 @@ path = "notes"
 [base_model]
 source = "some/model"
 [selection]
-tokens = 1000
+tokens = 100_000
 """
 
 
@@ -54,7 +59,7 @@ def test_unknown_key_of_a_corpus_is_named_with_what_is_accepted(write):
 
 
 def test_wrong_type_names_key_and_value(write):
-    message = refused(write(MINIMAL.replace("tokens = 1000", 'tokens = "many"')))
+    message = refused(write(MINIMAL.replace("tokens = 100_000", 'tokens = "many"')))
     assert "selection.tokens = 'many'" in message
 
 
@@ -80,7 +85,7 @@ def test_broken_toml_is_one_sentence(write):
 
 
 def test_budget_is_given_exactly_once(write):
-    assert "exactly one" in refused(write(MINIMAL.replace("tokens = 1000", "tokens = 1000\nshare = 0.5")))
+    assert "exactly one" in refused(write(MINIMAL.replace("tokens = 100_000", "tokens = 100_000\nshare = 0.5")))
 
 
 def test_corpus_name_must_be_a_partition_key(write):
@@ -88,10 +93,10 @@ def test_corpus_name_must_be_a_partition_key(write):
 
 
 def test_environment_overrides_the_file(write, monkeypatch):
-    monkeypatch.setenv("PPL__SELECTION__TOKENS", "77")
+    monkeypatch.setenv("PPL__SELECTION__TOKENS", "77000")
     monkeypatch.setenv("PPL__CORPORA__NOTES__SAMPLE", "0.5")
     study = load_study(write(MINIMAL))
-    assert study.selection.tokens == 77
+    assert study.selection.tokens == 77_000
     assert study.corpora["notes"].sample == 0.5
 
 
@@ -106,6 +111,111 @@ def test_buckets_become_partitions_and_lead_back_to_their_corpus(write):
     assert (name, bucket) == ("notes", 1)
     with pytest.raises(StudyError, match="not in the study"):
         study.corpus_of("notes-002")
+
+
+INCONSISTENT = {
+    "[trials]\ntokens = 8192\nbatch_tokens = 1024": "trials.tokens = 8192 are fewer than trials.span = 16 steps",
+    "[strategies]\ntokens = 4096": "strategies.tokens = 4096 are fewer than trials.span = 16 steps",
+    "[chunks]\ntokens = 4096": "chunks.tokens = 4096 exceeds trials.batch_tokens = 2048",
+    "[chunks]\ntokens = 64\nmin_tokens = 65": "chunks.min_tokens = 65 exceeds chunks.tokens = 64",
+    "[held_out]\ntest_share = 0.0": "held_out.test_share = 0 leaves nothing to measure",
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), INCONSISTENT.items(), ids=INCONSISTENT.values())
+def test_values_that_do_not_fit_together_are_one_sentence(write, given, expected):
+    message = refused(write(MINIMAL + given))
+    assert expected in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_selection_too_small_to_be_trained_on_is_refused_unless_strategies_have_their_own_tokens(write):
+    small = MINIMAL.replace("100_000", "32_767")
+    assert "selection.tokens = 32767 are fewer" in refused(write(small))
+    assert load_study(write(small + "[strategies]\ntokens = 32_768\n")).selection.tokens == 32_767
+
+
+def test_a_corpus_named_like_a_bucket_of_another_is_refused(write):
+    twice = MINIMAL.replace('"notes"', '"notes"\nbuckets = 2') + '[corpora.notes-000]\npath = "notes"\n'
+    assert "two corpora have a partition 'notes-000'" in refused(write(twice))
+
+
+def test_every_inconsistency_gets_its_own_sentence(write):
+    message = refused(write(MINIMAL + "[held_out]\ntest_share = 0.0\n[chunks]\ntokens = 4096\n"))
+    assert [line.count("study.toml: ") for line in message.splitlines()] == [1, 1]
+
+
+def test_chunks_of_a_recipe_fit_its_context_by_default_and_are_refused_where_they_do_not(write):
+    recipe = MINIMAL.replace('"some/model"', '"recipe"') + '[corpora.general]\nrole = "general"\npath = "notes"\n'
+    study = load_study(write(recipe))
+    assert study.chunks.tokens <= study.base_model.recipe.context
+    message = refused(write(recipe + "[base_model.recipe]\ncontext = 512\n"))
+    assert "chunks.tokens = 1024 exceeds base_model.recipe.context = 512" in message
+
+
+def test_no_share_has_to_be_held_out_where_a_target_is_named(write):
+    target = '[corpora.target]\nrole = "test"\npath = "notes"\n[held_out]\ntest_share = 0.0\n'
+    assert load_study(write(MINIMAL + target)).has_target
+
+
+def test_sigma_of_the_paper_is_a_key_of_the_law(write):
+    assert load_study(write(MINIMAL)).law.sigma == "deviation"
+    assert load_study(write(MINIMAL + '[law]\nsigma = "variance"\n')).law.sigma == "variance"
+    assert "unknown key landscape.sigma" in refused(write(MINIMAL + '[landscape]\nsigma = "variance"\n'))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("PPL__SELECTON__TOKENS", "unknown key selecton.tokens; did you mean selection?"),
+        ("PPL__SELECTION__TOKEN", "unknown key selection.token; did you mean tokens?"),
+        ("ppl__chunk", "unknown key chunk; did you mean chunks?"),
+    ],
+)
+def test_an_environment_variable_that_names_no_key_is_refused_with_the_nearest_one(write, monkeypatch, name, expected):
+    monkeypatch.setenv(name, "5")
+    message = refused(write(MINIMAL))
+    assert f"environment variable {name}: {expected}" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_the_variable_that_names_the_study_file_is_no_override(write, monkeypatch):
+    monkeypatch.setenv("PPL_ASSETS_STUDY", "study.toml")
+    assert load_study(write(MINIMAL))
+
+
+@pytest.mark.parametrize("source", ["./models/mine", "models/mine.gguf", "../{folder}/models/mine"])
+def test_a_model_folder_or_file_is_found_beside_the_study_file(write, tmp_path, monkeypatch, source):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine.gguf").touch()
+    monkeypatch.chdir("/")
+    given = source.format(folder=tmp_path.name)
+    found = Path(load_study(write(MINIMAL.replace("some/model", given))).base_model.source)
+    assert found.is_absolute()
+    assert found.resolve() == (tmp_path / given).resolve()
+
+
+def test_a_model_that_is_not_beside_the_study_file_is_named(write):
+    message = refused(write(MINIMAL.replace("some/model", "./models/absent")))
+    assert "base_model.source = './models/absent' does not exist" in message
+
+
+def test_a_hugging_face_id_is_no_path_even_beside_a_folder_of_that_name(write, tmp_path, monkeypatch):
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert load_study(write(MINIMAL)).base_model.source == "some/model"
+
+
+@pytest.mark.parametrize("name", ["notes", "notes-1", "notes-0001", "notes-²"])
+def test_only_the_exact_partition_key_leads_to_a_bucket(write, name):
+    study = load_study(write(MINIMAL.replace('path = "notes"', 'path = "notes"\nbuckets = 2')))
+    with pytest.raises(StudyError, match="not in the study"):
+        study.corpus_of(name)
+
+
+@pytest.mark.parametrize("text", [*SHIPPED.values(), TINY], ids=[*SHIPPED, "tiny"])
+def test_the_numbers_of_a_shipped_study_fit_together(text):
+    assert Study(**tomllib.loads(text)).strategies.names[0] == "selected"
 
 
 @pytest.mark.parametrize("name", ["study.toml"])

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import psutil
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, STRATEGY_PARTITIONS
 from ppl_assets.study import Study
@@ -35,6 +37,49 @@ def sync_partitions(instance: dg.DagsterInstance, name: str, keys: list[str]) ->
         instance.add_dynamic_partitions(name, new)
 
 
+LAUNCHER_TAG = "ppl_assets/process"
+"""Tag of a command-line run: process id and start time, so that the next one can tell a dead run from a live one."""
+
+
+def this_process() -> str:
+    """Process id and start time of this process."""
+    return _identity(psutil.Process())
+
+
+def _identity(process: psutil.Process) -> str:
+    return f"{process.pid}-{process.create_time():.0f}"
+
+
+def _is_alive(identity: str) -> bool:
+    try:
+        return _identity(psutil.Process(int(identity.partition("-")[0]))) == identity
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark command-line runs whose process is gone as failed, and free what they hold of the pools.
+
+    A killed process cannot say that its run ended: the run would stay "started" and keep its slot of the GPU pool, and
+    the next step would wait for it for ever, since no daemon runs beside the command line.
+
+    Returns:
+        Ids of the runs that were buried.
+    """
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    dead = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+        if LAUNCHER_TAG in run.tags and not _is_alive(run.tags[LAUNCHER_TAG]):
+            instance.report_run_failed(run, "The process that ran this was ended before it finished.")
+            dead.append(run.run_id)
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_info(GPU_POOL).active_run_ids:
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    return dead
+
+
 @contextmanager
 def study_instance(study: Study) -> Iterator[dg.DagsterInstance]:
     """The instance of a study: its corpora and strategies registered, the GPU pool limited to one step."""
@@ -43,4 +88,5 @@ def study_instance(study: Study) -> Iterator[dg.DagsterInstance]:
         sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
         sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, 1)
+        bury_dead_runs(instance)
         yield instance

@@ -1,17 +1,27 @@
 """What has to be computed: for every asset, its partitions and whether their inputs have changed."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from ppl_assets.corpus import assets as corpus_assets
 from ppl_assets.corpus.assets import chunks_inputs, held_out_inputs
 from ppl_assets.lake import Lake, Snapshot
+from ppl_assets.law import assets as law_assets
 from ppl_assets.law.assets import fitted_law_inputs
+from ppl_assets.perplexity import assets as perplexity_assets
 from ppl_assets.perplexity.assets import base_model_inputs, perplexity_landscape_inputs, perplexity_scores_inputs
+from ppl_assets.regimes import assets as regimes_assets
 from ppl_assets.regimes.assets import regime_partitions_inputs
 from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform
 from ppl_assets.study import Study
+from ppl_assets.subset import assets as subset_assets
 from ppl_assets.subset.assets import final_subset_inputs, selection_report_inputs, strategy_losses_inputs
+from ppl_assets.tables import BASE_MODEL, SELECTION_REPORT, SELECTIONS
+from ppl_assets.trials import assets as trials_assets
 from ppl_assets.trials.assets import trial_losses_inputs
 
 INPUTS: dict[str, Callable[[Study, Lake, Snapshot, str], Inputs]] = {
@@ -30,6 +40,22 @@ INPUTS: dict[str, Callable[[Study, Lake, Snapshot, str], Inputs]] = {
 """The function of each asset that says what it is computed from; upstream tables must exist."""
 
 
+FILES = {
+    "base_model": (BASE_MODEL, "path", ""),
+    "final_subset": (SELECTIONS, "export_path", "manifest.json"),
+    "selection_report": (SELECTION_REPORT, "path", ""),
+}
+"""What an asset keeps outside the lake: the table and column that name it, and the file in it that must be there."""
+
+BLOCKING_CHECKS: dict[str, list[dg.AssetCheckKey]] = {}
+"""The blocking checks of each asset: rows that failed one are in the lake, but nothing may be built on them."""
+for _stage in (corpus_assets, perplexity_assets, regimes_assets, trials_assets, law_assets, subset_assets):
+    for _check in _stage.CHECKS:
+        for _spec in _check.check_specs:
+            if _spec.blocking:
+                BLOCKING_CHECKS.setdefault(_spec.asset_key.to_user_string(), []).append(_spec.key)
+
+
 def partitions_of(asset: str, platform: Platform, instance: dg.DagsterInstance) -> list[str]:
     """Partition keys of an asset in this study; one empty key where it has none."""
     study = platform.study
@@ -44,11 +70,30 @@ def partitions_of(asset: str, platform: Platform, instance: dg.DagsterInstance) 
 
 def pending(asset: str, partition: str, platform: Platform, instance: dg.DagsterInstance) -> bool:
     """Whether an asset partition was never computed, was computed from other inputs, or is unknown to the instance."""
-    latest = platform.lake.latest(asset, partition)
-    if latest is None:
+    snapshot = platform.lake.snapshot()
+    latest = snapshot.latest(asset, partition)
+    if latest is None or not _is_present(asset, snapshot):
         return True
-    inputs = INPUTS[asset](platform.study, platform.lake, platform.lake.snapshot(), partition)
-    return latest.inputs != inputs.digest or not _is_known(asset, partition, instance)
+    inputs = INPUTS[asset](platform.study, platform.lake, snapshot, partition)
+    if latest.inputs != inputs.digest or not _is_known(asset, partition, instance):
+        return True
+    return not _blocking_checks_passed(asset, partition, instance)
+
+
+def _is_present(asset: str, snapshot: Snapshot) -> bool:
+    """Whether the files that an asset keeps outside the lake are still there."""
+    if asset not in FILES:
+        return True
+    table, column, name = FILES[asset]
+    return (Path(snapshot.only_row(table)[column]) / name).exists()
+
+
+def _blocking_checks_passed(asset: str, partition: str, instance: dg.DagsterInstance) -> bool:
+    """Whether every blocking check of an asset passed when it was last asked, and was asked at all."""
+    keys = BLOCKING_CHECKS.get(asset, [])
+    where = PartitionKeyFilter(key=partition or None)
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys, partition_filter=where)
+    return all(key in latest and latest[key].status == AssetCheckExecutionRecordStatus.SUCCEEDED for key in keys)
 
 
 def _is_known(asset: str, partition: str, instance: dg.DagsterInstance) -> bool:

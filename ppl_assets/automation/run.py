@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ppl_assets import progress
+from ppl_assets.automation.instance import LAUNCHER_TAG, this_process
 from ppl_assets.automation.jobs import STAGE_JOBS
 from ppl_assets.automation.plan import partitions_of, pending
 from ppl_assets.errors import UserError
@@ -100,13 +101,19 @@ def run_study(
         _execute(definitions, instance, "observe_corpora", None)
         outcomes = []
         for number, asset in enumerate(STAGE_JOBS, start=1):
-            outcome = StageOutcome(asset)
+            outcome, failures = StageOutcome(asset), []
             started = time.monotonic()
             for partition in _partitions(asset, platform, instance, outcome):
                 display.begin(f"{asset} {partition}".strip())
-                _execute(definitions, instance, STAGE_JOBS[asset].name, partition)
-                outcome.computed += 1
+                try:
+                    _execute(definitions, instance, STAGE_JOBS[asset].name, partition)
+                except RunError as error:  # one broken corpus or trial does not keep the others from their turn
+                    failures.append(str(error))
+                else:
+                    outcome.computed += 1
             outcome.seconds = time.monotonic() - started
+            if failures:
+                raise RunError("\n".join(failures))
             console.print(f"[bold]{number:>2}/{len(STAGE_JOBS)}[/] {asset:<22} {outcome.sentence()}", highlight=False)
             outcomes.append(outcome)
     return outcomes
@@ -128,7 +135,11 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
         RunError: a step failed, or a blocking check did.
     """
     result = definitions.resolve_job_def(job).execute_in_process(
-        instance=instance, partition_key=partition or None, run_config=_QUIET, raise_on_error=False
+        instance=instance,
+        partition_key=partition or None,
+        run_config=_QUIET,
+        raise_on_error=False,
+        tags={LAUNCHER_TAG: this_process()},
     )
     where = f"{job} {partition or ''}".strip()
     failed = [

@@ -7,20 +7,22 @@ import polars as pl
 
 from ppl_assets.automation.run import StageOutcome
 from ppl_assets.lake import Lake
+from ppl_assets.lineage import lineage_of
 from ppl_assets.resources import Platform
+from ppl_assets.subset.assets import trained_strategies
+from ppl_assets.subset.report_page import headline_of
 from ppl_assets.tables import FITTED_LAW, SELECTION_REPORT, SELECTIONS, STRATEGY_LOSSES
-
-LINEAGE_QUERY = Path(__file__).resolve().parents[1] / "lineage.sql"
-"""The documented query from a selected chunk back to run, code, model and corpus version."""
 
 
 def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float) -> str:
     """The selection's summary, where everything lies, and how to open the UI."""
-    snapshot = platform.lake.snapshot()
-    selection = snapshot.read(SELECTIONS).row(0, named=True)
-    law = snapshot.read(FITTED_LAW).filter(pl.col("is_chosen")).row(0, named=True)
-    report = snapshot.read(SELECTION_REPORT).row(0, named=True)
-    losses = snapshot.read(STRATEGY_LOSSES, where={"strategy": platform.study.strategies.names})
+    study, snapshot = platform.study, platform.lake.snapshot()
+    selection = snapshot.only_row(SELECTIONS)
+    law = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
+    report = snapshot.only_row(SELECTION_REPORT)
+    trained = trained_strategies(study, platform.lake, snapshot)
+    losses = snapshot.read(STRATEGY_LOSSES, where={"strategy": trained})
+    stale = "" if report["selection_id"] == selection["selection_id"] else f" (of selection {report['selection_id']})"
     option = "" if platform.study_file.name == "study.toml" else f" STUDY={_shown(platform.study_file)}"
     computed = sum(outcome.computed for outcome in outcomes)
     work = (
@@ -31,7 +33,7 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
     lines = [
         "",
         f"[bold]Selection {selection['selection_id']}[/]",
-        f"  {report['headline']}",
+        f"  {headline_of(losses, selection['tokens'], study.law.confidence).text}",
         "",
         f"  subset     {selection['tokens']:,} tokens in {selection['chunks']:,} chunks",
         (
@@ -43,7 +45,7 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
         *_strategy_lines(losses),
         "",
         f"  exported   {selection['export_path']}",
-        f"  report     {report['path']}",
+        f"  report     {report['path']}{stale}",
         f"  UI         make ui{option}",
         "",
         f"{work}; {seconds:.0f} s.",
@@ -72,13 +74,6 @@ def lineage_table(lake: Lake, chunk_id: str | None) -> str:
     Raises:
         LookupError: no such chunk is selected.
     """
-    lake.snapshot()
-    with lake.cursor() as cursor:
-        found = cursor.execute(LINEAGE_QUERY.read_text("utf-8"), {"chunk_id": chunk_id}).pl()
-    if found.is_empty():
-        raise LookupError(
-            f"chunk {chunk_id!r} is not in final_subset; take a chunk_id from it (make sql), or leave it out"
-        )
-    row = found.row(0, named=True)
+    row = lineage_of(lake, chunk_id)
     width = max(len(name) for name in row)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in row.items())

@@ -7,12 +7,15 @@ import polars as pl
 import pyarrow as pa
 
 from ppl_assets.corpus.budget import last_kept_id, within_budget
+from ppl_assets.corpus.digest import UnorderedDigest
+from ppl_assets.corpus.errors import CorpusError
 from ppl_assets.corpus.files import corpus_version
-from ppl_assets.corpus.held_out import TestDocument, TestSet, select_test_documents
+from ppl_assets.corpus.held_out import no_test_document, select_test_documents
 from ppl_assets.corpus.leaks import near_test_violations
-from ppl_assets.corpus.pipeline import ChunkStream, build_chunks
+from ppl_assets.corpus.pipeline import ChunkStream, build_chunks, require_context
+from ppl_assets.corpus.stored import stored_documents, stored_rows, stored_test_set
 from ppl_assets.corpus.tokenizer import load_tokenizer
-from ppl_assets.fingerprint import fingerprint_of_rows
+from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot, Write
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.resources import CORPUS_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
@@ -59,20 +62,36 @@ def raw_corpus(context: dg.OpExecutionContext, platform: Platform) -> dg.DataVer
     return dg.DataVersionsByPartition(versions)
 
 
-def held_out_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What decides which documents are set aside.
+def held_out_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides which documents are set aside: what decides split test, and apart from it general text.
 
-    Documents held out of the corpora are drawn once: as long as the share and the corpora stay, new documents do not
-    move the test set, since every trial ever run is measured on it.
+    Documents held out of the corpora are drawn once: as long as the share and the corpora that they were drawn from
+    stay, neither new documents nor other general text move the test set, since every trial ever run is measured on it.
+    A target that the study names is read again whenever its version changes.
     """
-    drawn_from = versions_of(study, ("test", "general"))
-    if not study.has_target:
-        latest = lake.latest("test_documents")
-        frozen = latest.facts.get("drawn_from", "") if latest else ""
-        present = sorted(study.with_role("candidate"))
-        drawn_from["held_out"] = frozen if frozen and set(frozen.split()) <= set(present) else " ".join(present)
-    held_out = study.held_out.model_dump(include={"test_share", "general_share"})
-    return Inputs([CODE_VERSION, drawn_from, held_out], {"drawn_from": drawn_from.get("held_out", "target text")})
+    near = study.chunks.model_dump(include={"near_duplicate_threshold", "shingle", "permutations"})
+    drawn_from, test = _held_out_corpora(study, snapshot)
+    if study.has_target:
+        drawn_from, test = "target text", fingerprint(CODE_VERSION, versions_of(study, ("test",)), near)
+    general = [study.held_out.general_share, versions_of(study, ("general",)), near]
+    return Inputs([CODE_VERSION, test, general], {"drawn_from": drawn_from, "test_inputs": test})
+
+
+def _held_out_corpora(study: Study, snapshot: Snapshot) -> tuple[str, str]:
+    """Names of the corpora that test documents are held out of, and the fingerprint of what decides that draw.
+
+    Those of the stored draw where its share is the study's and the study still has them all; else all candidates.
+    """
+
+    def of(names: str) -> tuple[str, str]:
+        return names, fingerprint(CODE_VERSION, study.held_out.test_share, names)
+
+    present, latest = sorted(study.with_role("candidate")), snapshot.latest("test_documents")
+    if latest:
+        names = latest.facts.get("drawn_from", "")
+        if set(names.split()) <= set(present) and latest.facts.get("test_inputs") == of(names)[1]:
+            return of(names)
+    return of(" ".join(present))
 
 
 @dg.asset(
@@ -92,9 +111,7 @@ def test_documents(context: dg.AssetExecutionContext, platform: Platform) -> dg.
     inputs = held_out_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
     if commit is None:
-        columns = [column.name for column in TEST_DOCUMENTS.columns]
-        documents = [{name: getattr(d, name) for name in columns} for d in select_test_documents(study)]
-        rows = pl.DataFrame(documents, schema=pl.Schema(TEST_DOCUMENTS.schema))
+        rows = _selected(study, step, inputs)
         version = fingerprint_of_rows(rows.select("doc_id", "split", "text_hash").sort("doc_id").iter_rows())
         commit = step.write([step.stage(TEST_DOCUMENTS, rows)], inputs, version)
     stored = step.lake.snapshot().read(TEST_DOCUMENTS, ["split", "characters"])
@@ -103,12 +120,33 @@ def test_documents(context: dg.AssetExecutionContext, platform: Platform) -> dg.
     return step.result(commit, metadata, table=TEST_DOCUMENTS, rows=stored.height)
 
 
+def _selected(study: Study, step: Step, inputs: Inputs) -> pl.DataFrame:
+    """Rows of ``TEST_DOCUMENTS``; those of split test are the stored ones where what decides them has not changed.
+
+    Raises:
+        CorpusError: there is no document of split test.
+    """
+    latest, drawn = step.snapshot.latest("test_documents"), None
+    if latest and latest.facts.get("test_inputs") == inputs.facts["test_inputs"]:
+        drawn = stored_documents(step.snapshot, {"split": "test"})
+    columns = [column.name for column in TEST_DOCUMENTS.columns]
+    documents = [{name: getattr(d, name) for name in columns} for d in select_test_documents(study, drawn)]
+    rows = pl.DataFrame(documents, schema=pl.Schema(TEST_DOCUMENTS.schema))
+    found = set(rows["split"])
+    if "test" not in found:
+        raise CorpusError(no_test_document(study))
+    if study.with_role("general") and "general" not in found:
+        share = study.held_out.general_share
+        step.log(f"no general document is set aside at held_out.general_share = {share:g}: forgetting is not measured")
+    return rows
+
+
 def chunks_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a corpus' chunks: its content, the cleaning rules, the tokenizer and the test documents."""
     _, settings, bucket = study.corpus_of(partition)
     version = corpus_version(settings, bucket)
-    tokenizer = snapshot.read(BASE_MODEL, ["tokenizer_fingerprint"]).item()
-    test = snapshot.read(TEST_DOCUMENTS, ["doc_id", "text_hash"]).sort("doc_id")
+    tokenizer = snapshot.only_row(BASE_MODEL)["tokenizer_fingerprint"]
+    test = stored_rows(snapshot, ["doc_id", "text_hash"]).sort("doc_id")
     return Inputs(
         [
             CODE_VERSION,
@@ -120,12 +158,6 @@ def chunks_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str)
         ],
         {"corpus_version": version, "tokenizer": tokenizer},
     )
-
-
-def stored_test_set(study: Study, snapshot: Snapshot) -> TestSet:
-    """The test and general documents of the lake, ready to be kept out of candidates."""
-    rows = snapshot.read(TEST_DOCUMENTS, ["doc_id", "corpus", "split", "text", "text_hash"]).iter_rows(named=True)
-    return TestSet.of((TestDocument(**row) for row in rows), study)
 
 
 @dg.asset(
@@ -143,10 +175,11 @@ def stored_test_set(study: Study, snapshot: Snapshot) -> TestSet:
 def chunks(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Clean, deduplicate and chunk one corpus; the old rows stay where anything fails."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
+    base = step.snapshot.only_row(BASE_MODEL)
+    require_context(study.chunks.tokens, base["context_length"], base["source"])
     inputs = chunks_inputs(study, step.lake, step.snapshot, step.partition)
     commit = step.unchanged(inputs)
     if commit is None:
-        base = step.snapshot.read(BASE_MODEL).row(0, named=True)
         progress = step.progress("documents")
         stream = build_chunks(
             study,
@@ -156,32 +189,33 @@ def chunks(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
             stored_test_set(study, step.snapshot),
             progress=lambda documents, made: progress.update(documents, note=f"{made:,} chunks"),
         )
-        ids: list[tuple[str, str]] = []
-        chunk_rows = _staged_chunks(step, stream, study.chunks.max_tokens, ids)
+        digest = UnorderedDigest()
+        chunk_rows = _staged_chunks(step, stream, study.chunks.max_tokens, digest)
         writes = [chunk_rows, step.stage(REJECTED_ROWS, stream.rejected), step.stage(CLEANING_COUNTS, stream.counts)]
-        commit = step.write(writes, inputs, fingerprint_of_rows(sorted(ids)))
+        commit = step.write(writes, inputs, digest.hexdigest())
     return _chunks_result(step, commit)
 
 
-def _staged_chunks(step: Step, stream: ChunkStream, max_tokens: int | None, ids: list[tuple[str, str]]) -> Write:
+def _staged_chunks(step: Step, stream: ChunkStream, max_tokens: int | None, digest: UnorderedDigest) -> Write:
     """The stream's chunks, staged; where there is a budget, only as many candidates as fit."""
     if max_tokens is None:
-        return step.stage(CHUNKS, _noting_ids(stream, ids))
+        return step.stage(CHUNKS, _digested(stream, digest))
     everything = step.stage(CHUNKS, stream)
     columns = ["chunk_id", "n_tokens", "split"]
     rows = (row for batch in step.lake.staged_rows(everything, columns) for row in batch.to_pylist())
     sizes = ((row["chunk_id"], row["n_tokens"]) for row in rows if row["split"] == "candidate")
     kept = within_budget(step.lake.staged_rows(everything), last_kept_id(sizes, max_tokens))
-    write = step.stage(CHUNKS, _noting_ids(kept, ids))
+    write = step.stage(CHUNKS, _digested(kept, digest))
     step.lake.discard(everything)
     step.log(f"{write.rows:,} of {everything.rows:,} chunks kept: chunks.max_tokens = {max_tokens:,}")
     return write
 
 
-def _noting_ids(stream: Iterable[pa.RecordBatch], ids: list[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
-    """The batches as they are; split and chunk id of every row are noted on the way, for the data version."""
+def _digested(stream: Iterable[pa.RecordBatch], digest: UnorderedDigest) -> Iterator[pa.RecordBatch]:
+    """The batches as they are; split, id and origin of every row go into the data version on the way."""
     for batch in stream:
-        ids.extend(zip(batch["split"].to_pylist(), batch["chunk_id"].to_pylist(), strict=True))
+        columns = [batch[name].to_pylist() for name in ("split", "chunk_id", "doc_id", "source")]
+        digest.update(" ".join(row) for row in zip(*columns, strict=True))
         yield batch
 
 

@@ -60,6 +60,21 @@ def build_chunks(
     return ChunkStream(study, partition, tokenizer, tokenizer_id, test_documents, progress)
 
 
+def require_context(tokens: int, context_length: int, model: str) -> None:
+    """Refuse chunks that the base model cannot read whole.
+
+    As many tokens as the context are fine, prefix or not: the last token is predicted and never fed.
+
+    Raises:
+        CorpusError: a chunk is longer than the model's context.
+    """
+    if tokens > context_length:
+        raise CorpusError(
+            f"chunks.tokens = {tokens} exceeds the context of base model {model}, {context_length} tokens; lower "
+            "chunks.tokens, or name a model with a longer context."
+        )
+
+
 class ChunkStream:
     """Record batches of ``tables.CHUNKS``; after the last one, what was rejected and what became of every document.
 

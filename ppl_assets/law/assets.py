@@ -14,6 +14,7 @@ from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import perplexity_landscape
+from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.regimes.assets import regime_partitions, selection_tokens
 from ppl_assets.regimes.pool import read_pool
 from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata
@@ -33,24 +34,38 @@ CODE_VERSION = "1"
 
 
 def comparable_losses(study: Study, snapshot: Snapshot) -> pl.DataFrame:
-    """Every trial ever measured under the present setting, whether or not the present design still has it."""
-    return snapshot.read(TRIAL_LOSSES, where={"setting_id": current_setting(study, snapshot).setting_id})
+    """Each trial's newest run, where it was measured under the present setting; of trials that left the design too.
+
+    The table keeps every run ever made; a run that an earlier design made under the same name is another run.
+    """
+    setting = current_setting(study, snapshot).setting_id
+    newest = {commit.facts.get("trial_fingerprint", "") for commit in snapshot.commits("trial_losses").values()}
+    rows = snapshot.read(TRIAL_LOSSES, where={"setting_id": setting})
+    return rows.filter(pl.col("trial_fingerprint").is_in(newest))
 
 
-def fitted_law_inputs(study: Study, lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What decides the fit: the comparable trial losses, the landscape (what can be reached), the law's settings."""
+def fitted_law_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the fit: the comparable losses and which trials repeat a regime, the landscape, the settings.
+
+    The lineage names the scorer whose perplexities the law speaks of, and the setting whose losses it predicts.
+    """
     losses = comparable_losses(study, snapshot).sort("trial", "point")
-    landscape = lake.latest("perplexity_landscape")
+    repeats = snapshot.read(REGIMES, ["trial", "regime"], {"trial": losses["trial"].unique().to_list()}).sort("trial")
+    landscape = snapshot.latest("perplexity_landscape")
+    scorer = current_scorer(snapshot)
     return Inputs(
         [
             CODE_VERSION,
             fingerprint_of_rows(losses.select("trial_fingerprint", "tokens", "test_loss").iter_rows()),
+            fingerprint_of_rows(repeats.iter_rows()),
+            scorer,
             landscape.data_version if landscape else "",
             study.law.model_dump(),
             study.selection.model_dump(),
             study.regimes.inside,
             study.study.seed,
-        ]
+        ],
+        {"scorer_id": scorer, "setting_id": current_setting(study, snapshot).setting_id},
     )
 
 
@@ -78,7 +93,7 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         region = SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside))
         noise = measured_noise(obs)
         results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
-        chosen = choose(results, study.law.target)
+        chosen = choose(results, study.law.target, study.law.sigma)
         findings = checks(results, chosen, obs, region, noise)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
         rows = law_rows(judged(results, chosen), unused, noise)
@@ -91,7 +106,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
     snapshot = step.lake.snapshot()
     rows, findings = snapshot.read(FITTED_LAW), snapshot.read(LAW_FINDINGS)
     chosen = rows.filter(pl.col("is_chosen"))
-    best = chosen.row(0, named=True)
+    best = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
     columns = [
         "form",
         "link",

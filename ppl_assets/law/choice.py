@@ -115,7 +115,7 @@ def _weighted(results: list[FormResult]) -> list[FormResult]:
     return [replace(r, aicc_weight=weights[r.key]) for r in results]
 
 
-def choose(results: list[FormResult], target: Target = "best_form") -> FormResult:
+def choose(results: list[FormResult], target: Target = "best_form", sigma: SigmaKind = "deviation") -> FormResult:
     """The result whose optimum is the target, with the reason in plain words.
 
     best_form: the leader is the converged form with the least mean leave-one-run-out error over runs; a form is close
@@ -127,13 +127,18 @@ def choose(results: list[FormResult], target: Target = "best_form") -> FormResul
     too good.
     A tokens-only form has no optimum and is never chosen while another can be.
 
-    paper: the paper's form and link, whatever its error.
+    paper: the paper's form and link with the reading of sigma asked for, whatever its error.
+
+    Args:
+        results: every form that was fitted.
+        target: best_form or paper.
+        sigma: how the paper's form reads sigma; best_form weighs both readings by their errors.
 
     Raises:
         ValueError: where ``results`` is empty or lacks the paper's form.
     """
     if target == "paper":
-        return _paper(results)
+        return _paper(results, sigma)
     pool, note = _pool(results)
     if not pool:
         first = _first(results)
@@ -155,12 +160,15 @@ def _first(results: list[FormResult]) -> FormResult:
     return results[0]
 
 
-def _paper(results: list[FormResult]) -> FormResult:
-    found = [r for r in results if r.key == ("paper", "paper", "deviation")]
+def _paper(results: list[FormResult], sigma: SigmaKind) -> FormResult:
+    found = [r for r in results if r.key == ("paper", "paper", sigma)]
     if not found:
-        raise ValueError("target = 'paper', but the paper's form is not among the results: fit it or take 'best_form'")
+        raise ValueError(
+            f"target = 'paper', but the paper's form with sigma as {sigma} is not among the results: "
+            "fit it or take 'best_form'"
+        )
     paper, best = found[0], choose(results)
-    reason = "The study asks for the paper's form."
+    reason = f"The study asks for the paper's form, with sigma read as {sigma}."
     if best.key != paper.key and best.fit.is_usable:
         reason += (
             f" Left-out runs are predicted to {paper.left_out.median_pct:.2f} % by it and to "

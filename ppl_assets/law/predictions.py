@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from ppl_assets.lake import LakeError
 from ppl_assets.law.observations import FloatArray, MaskArray
 from ppl_assets.law.region import Reachable, SearchRegion
 from ppl_assets.law.stored import StoredLaw
@@ -18,8 +19,15 @@ CURVE_POINTS = 24
 
 
 def chosen_law(fitted_law: pl.DataFrame) -> StoredLaw | None:
-    """The chosen row of ``fitted_law``; None where its fit was refused."""
-    return StoredLaw.from_row(fitted_law.filter(pl.col("is_chosen")).row(0, named=True))
+    """The chosen row of ``fitted_law``; None where its fit was refused.
+
+    Raises:
+        LakeError: no row is chosen, since nothing was fitted yet.
+    """
+    chosen = fitted_law.filter(pl.col("is_chosen"))
+    if chosen.is_empty():
+        raise LakeError("table fitted_law has no chosen row; materialize fitted_law first")
+    return StoredLaw.from_row(chosen.row(0, named=True))
 
 
 def reachable_at(pool: Pool, tokens: int, margin: float) -> Reachable:
@@ -66,12 +74,18 @@ def law_curves(law: StoredLaw, trial_losses: pl.DataFrame) -> pl.DataFrame:
 def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.DataFrame:
     """Fitted against measured for every form that predicts, the chosen one first.
 
+    A form that reads sigma in two ways is shown once: as chosen, else with sigma as deviation.
+
     Returns:
         Columns of ``plots.RESIDUAL_COLUMNS``.
     """
     used = _measured(trial_losses).filter(~pl.col("is_warmup"))
     parts = []
-    shown = fitted_law.filter(pl.col("sigma_kind") == "deviation").sort(~pl.col("is_chosen"), "loo_median_pct")
+    shown = (
+        fitted_law.filter((pl.col("sigma_kind") == "deviation") | pl.col("is_chosen"))
+        .sort(~pl.col("is_chosen"), "loo_median_pct", "form", "link")
+        .unique(["form", "link"], keep="first", maintain_order=True)
+    )
     for row in shown.iter_rows(named=True):
         law = StoredLaw.from_row(row)
         if law is not None:

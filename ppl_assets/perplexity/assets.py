@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from functools import lru_cache, partial
+from pathlib import Path
 
 import dagster as dg
 import numpy as np
@@ -17,12 +18,12 @@ from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.candidates import scored_chunks
 from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.held_out import token_arrays
-from ppl_assets.perplexity.landscape_rows import landscape_rows
+from ppl_assets.perplexity.landscape_rows import LandscapeError, landscape_rows
 from ppl_assets.perplexity.models import BaseModel, load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.score_rows import ScoreSpool, merged, score_rows
-from ppl_assets.perplexity.scorer import ScorePolicy, Scorer, resolve_policy
+from ppl_assets.perplexity.scorer import ScorePolicy, Scorer, ScoringError, resolve_policy
 from ppl_assets.progress import Progress
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
@@ -54,10 +55,17 @@ def base_model_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition:
     """What decides the base model: source and revision; for the recipe also the text that it is pre-trained on."""
     settings = study.base_model
     if settings.source != "recipe":
-        return Inputs([CODE_VERSION, settings.source, settings.revision])
+        return Inputs([CODE_VERSION, settings.source, settings.revision, _files_of(settings.source)])
     held_out = sorted(snapshot.read(TEST_DOCUMENTS, ["text_hash"])["text_hash"])
     text = versions_of(study, ("general",))
     return Inputs([CODE_VERSION, settings.recipe.model_dump(), text, fingerprint(held_out), study.study.seed])
+
+
+def _files_of(source: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of a local model's files: other weights under the same name are another model."""
+    path = Path(source)
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 @dg.asset(
@@ -77,7 +85,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = base_model_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
-    if commit is None:
+    if commit is None or not Path(step.snapshot.only_row(BASE_MODEL)["path"]).exists():
         held_out = set(step.snapshot.read(TEST_DOCUMENTS, ["text_hash"])["text_hash"])
         progress = step.progress("tokens")
         resolved = resolve_base_model(
@@ -100,7 +108,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
 
 def stored_base_model(snapshot: Snapshot) -> BaseModel:
     """The base model of the lake."""
-    return BaseModel(**snapshot.read(BASE_MODEL).row(0, named=True))
+    return BaseModel(**snapshot.only_row(BASE_MODEL))
 
 
 def study_policy(study: Study, base: BaseModel) -> ScorePolicy:
@@ -128,6 +136,8 @@ def cached_model(base: BaseModel, device: str, dtype: str, attention: str) -> Pr
 def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a corpus' scores: which chunks it has, and the scorer."""
     policy = study_policy(study, stored_base_model(snapshot))
+    if snapshot.latest("chunks", partition) is None:
+        raise ScoringError(f"corpus {partition!r} has no chunks yet; materialize chunks for it first")
     ids = snapshot.read(CHUNKS, ["chunk_id"], {"corpus": partition})["chunk_id"].sort()
     return Inputs([CODE_VERSION, policy.scorer_id, fingerprint_of_rows(ids)], {"scorer_id": policy.scorer_id})
 
@@ -154,14 +164,14 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
     commit, computed = step.unchanged(inputs), 0
     if commit is None:
         spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
-        known = {"corpus": step.partition, "scorer_id": policy.scorer_id}
-        stored = step.snapshot.read(PERPLEXITY_SCORES, where=known)
-        computed = _score_missing(study, step, base, policy, spool, stored)
+        stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
+        is_ours = pl.col("scorer_id") == policy.scorer_id
+        computed = _score_missing(study, step, base, policy, spool, stored.filter(is_ours))
         ids = set(step.snapshot.read(CHUNKS, ["chunk_id"], {"corpus": step.partition})["chunk_id"])
         rows = merged([stored, spool.rows()], ids)
         scorer = pl.DataFrame([{**asdict(policy), "scorer_id": policy.scorer_id}], schema=pl.Schema(SCORERS.schema))
         writes = [step.stage(PERPLEXITY_SCORES, rows), step.lake.stage(SCORERS, scorer, policy.scorer_id)]
-        version = fingerprint(policy.scorer_id, rows["chunk_id"].to_list())
+        version = fingerprint(policy.scorer_id, rows.filter(is_ours)["chunk_id"].to_list())
         commit = step.write(writes, inputs, version)
         spool.clear()
     return _scores_result(step, commit, computed)
@@ -196,11 +206,11 @@ def _report(progress: Progress, before: int, total: int, done: int, _in_batch: i
 
 
 def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeResult:
-    """Row count, tokens, mean and spread of what the partition holds."""
+    """Row count, tokens, mean and spread of what the partition holds under the scorer in force."""
     rows = step.lake.snapshot().read(
         PERPLEXITY_SCORES,
         ["n_scored", "nll", "ppl", "bits_per_byte", "status", "scorer_id"],
-        {"corpus": step.partition},
+        {"corpus": step.partition, "scorer_id": commit.facts["scorer_id"]},
     )
     ok = rows.filter(pl.col("status") == "ok")
     metadata: dict[str, object] = {
@@ -273,11 +283,34 @@ def scores_match_the_oracle(context: dg.AssetCheckExecutionContext, platform: Pl
     return dg.AssetCheckResult(passed=worst <= tolerance, description=sentence, metadata={"worst_relative": worst})
 
 
-def perplexity_landscape_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What decides the landscape: every corpus' scores, and the fence."""
-    commits = lake.commits("perplexity_scores")
-    versions = {key: commits[key].data_version if key in commits else "" for key in study.corpus_partitions()}
-    return Inputs([CODE_VERSION, versions, study.landscape.model_dump()])
+def perplexity_landscape_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the landscape: every corpus' chunks (their split counts) and scores, and the fence."""
+    return Inputs([CODE_VERSION, content_versions(study, snapshot), study.landscape.model_dump()])
+
+
+def content_versions(study: Study, snapshot: Snapshot) -> dict[str, list[str]]:
+    """Data versions of chunks and scores of every corpus partition."""
+    commits = [snapshot.commits(asset) for asset in ("chunks", "perplexity_scores")]
+    return {key: [c[key].data_version if key in c else "" for c in commits] for key in study.corpus_partitions()}
+
+
+def _require_scores(study: Study, snapshot: Snapshot, scorer_id: str) -> None:
+    """Refuse a landscape without some corpus.
+
+    Raises:
+        LandscapeError: a corpus has no chunks, or chunks without a score under this scorer.
+    """
+    sql = """SELECT corpus, count(*) AS chunks FROM {chunks} AS c WHERE list_contains($corpora, corpus) AND NOT EXISTS
+             (SELECT 1 FROM {perplexity_scores} AS s
+              WHERE s.chunk_id = c.chunk_id AND s.corpus = c.corpus AND s.scorer_id = $scorer) GROUP BY corpus"""
+    parameters = {"corpora": study.corpus_partitions(), "scorer": scorer_id}
+    unscored = snapshot.query(sql, (CHUNKS, PERPLEXITY_SCORES), parameters)["corpus"].to_list()
+    unchunked = sorted(set(study.corpus_partitions()) - set(snapshot.commits("chunks")))
+    if unscored or unchunked:
+        raise LandscapeError(
+            f"the landscape needs every corpus: {', '.join(unchunked) or 'none'} without chunks, "
+            f"{', '.join(sorted(unscored)) or 'none'} without scores under the present scorer; materialize these first"
+        )
 
 
 @dg.asset(
@@ -299,6 +332,7 @@ def perplexity_landscape(context: dg.AssetExecutionContext, platform: Platform) 
     if commit is None:
         scorer_id = study_policy(study, stored_base_model(step.snapshot)).scorer_id
         partitions = study.corpus_partitions()
+        _require_scores(study, step.snapshot, scorer_id)
         scopes = {"candidates": "candidate", "test": "test", "general": "general"}
         scored = {scope: scored_chunks(step.snapshot, partitions, scorer_id, split) for scope, split in scopes.items()}
         for (corpus,), rows in scored["candidates"].group_by("corpus", maintain_order=True):

@@ -42,13 +42,11 @@ def scored_chunks(snapshot: Snapshot, corpora: Sequence[str], scorer_id: str, sp
 
 def current_scorer(snapshot: Snapshot) -> str:
     """The scorer of the landscape: the one under which everything later is computed."""
-    return str(snapshot.read(PERPLEXITY_LANDSCAPE, ["scorer_id"], {"scope": "candidates"}).item())
+    return str(snapshot.only_row(PERPLEXITY_LANDSCAPE, {"scope": "candidates"})["scorer_id"])
 
 
 def selectable_chunks(snapshot: Snapshot, corpora: Sequence[str]) -> pl.DataFrame:
     """Candidate chunks inside the landscape's fence; columns of :func:`scored_chunks`."""
-    fence = snapshot.read(PERPLEXITY_LANDSCAPE, ["scorer_id", "fence_low", "fence_high"], {"scope": "candidates"}).row(
-        0, named=True
-    )
+    fence = snapshot.only_row(PERPLEXITY_LANDSCAPE, {"scope": "candidates"})
     chunks = scored_chunks(snapshot, corpora, fence["scorer_id"], "candidate")
     return chunks.filter((pl.col("status") == "ok") & pl.col("ppl").is_between(fence["fence_low"], fence["fence_high"]))

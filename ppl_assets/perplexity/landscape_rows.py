@@ -10,6 +10,9 @@ from ppl_assets.errors import UserError
 from ppl_assets.perplexity.landscape import histogram, moments, noise_fence
 from ppl_assets.tables import LANDSCAPE_HISTOGRAM, PERPLEXITY_LANDSCAPE
 
+ROUNDING = 1e-9
+"""Equal perplexities have a fence without width; rounding must not put them outside it."""
+
 
 class LandscapeError(UserError, ValueError):
     """There is nothing to draw a landscape of; the message says why."""
@@ -42,6 +45,7 @@ def landscape_rows(scored: Mapping[str, pl.DataFrame], scorer_id: str, fence_mad
             "and lower chunks.tokens where documents are shorter than a chunk"
         )
     low, high = (float(np.exp(edge)) for edge in noise_fence(candidates["log_ppl"].to_numpy(), fence_mads))
+    low, high = low * (1 - ROUNDING), high * (1 + ROUNDING)
     rows, bars = [], []
     for scope, chunks in scored.items():
         ok = chunks.filter(pl.col("status") == "ok")

@@ -74,7 +74,7 @@ def resolve_base_model(
     elif source.endswith(".gguf"):
         weights = revision = _file_hash([_existing(Path(source))])
         folder = _converted(Path(source), cache / f"gguf-{weights}")
-    elif Path(source).expanduser().exists():
+    elif Path(source).is_absolute():
         folder, revision = Path(source).expanduser(), ""
     elif source.startswith((".", "/", "~")):
         raise ModelError(f"model folder {source} does not exist; name one that does, or a Hugging Face id")

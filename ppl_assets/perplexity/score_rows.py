@@ -83,6 +83,10 @@ class ScoreSpool:
 
 
 def merged(parts: Iterable[pl.DataFrame], chunk_ids: set[str]) -> pl.DataFrame:
-    """The rows of these chunks, each once, sorted: the same whether or not the run was interrupted."""
+    """The rows of these chunks, each once a scorer, sorted: the same whether or not the run was interrupted."""
     rows = pl.concat([part.select(list(_SCHEMA)) for part in parts])
-    return rows.filter(pl.col("chunk_id").is_in(list(chunk_ids))).unique("chunk_id", keep="first").sort("chunk_id")
+    return (
+        rows.filter(pl.col("chunk_id").is_in(list(chunk_ids)))
+        .unique(["scorer_id", "chunk_id"], keep="first")
+        .sort("scorer_id", "chunk_id")
+    )

@@ -23,6 +23,9 @@ from ppl_assets.plots.style import (
     words,
 )
 
+MOST_LETTERS = 16
+"""Letters of a run's name in a chart of residuals; a longer one is cut, since the panels are an inch or two wide."""
+
 CURVE_COLUMNS = ("trial", "tokens", "predicted_loss")
 """Predictions of the chosen form along each trial: any token counts, dense enough for a smooth line."""
 
@@ -218,8 +221,8 @@ def _residual_panel(axes: Any, group: pl.DataFrame, variable: str, noise_pct: fl
     up = 1 if far["residual"] > 0 else -1
     middle = float(group[variable].median())  # type: ignore[arg-type]
     side = "left" if far[variable] <= middle else "right"
-    axes.annotate(
-        str(worst).rpartition("-s")[0] or str(worst),
+    note = axes.annotate(
+        _short_name(str(worst)),
         (far[variable], far["residual"]),
         (0, 4 * up),
         textcoords="offset points",
@@ -227,4 +230,11 @@ def _residual_panel(axes: Any, group: pl.DataFrame, variable: str, noise_pct: fl
         ha=side,
         va="bottom" if up > 0 else "top",
     )
+    note.set_in_layout(False)  # else the layout makes room beside the panel for a text that lies inside it
     axes.grid(axis="y")
+
+
+def _short_name(trial: str) -> str:
+    """A run's regime, cut where it is long."""
+    name = trial.rpartition("-s")[0] or trial
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -7,7 +7,7 @@ from ppl_assets import plots
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.perplexity.assets import perplexity_landscape
+from ppl_assets.perplexity.assets import content_versions, perplexity_landscape
 from ppl_assets.regimes.design import Trial, build_trials, face_grid
 from ppl_assets.regimes.pool import Pool, read_pool
 from ppl_assets.regimes.reachable import ReachableRegion
@@ -45,13 +45,21 @@ def measured_prefixes(study: Study) -> list[int]:
     return measured_token_counts(trials.tokens, trials.batch_tokens, trials.span, trials.points)
 
 
-def regime_partitions_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What decides the design: the landscape, the design's settings, the token counts, the seed."""
-    landscape = lake.latest("perplexity_landscape")
+def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the design: chunks and landscape, the design's settings, the token counts, the seed."""
+    landscape = snapshot.latest("perplexity_landscape")
     trials = study.trials.model_dump(include={"tokens", "span", "points", "batch_tokens"})
     version = landscape.data_version if landscape else ""
     return Inputs(
-        [CODE_VERSION, version, study.regimes.model_dump(), trials, study.selection.model_dump(), study.study.seed]
+        [
+            CODE_VERSION,
+            version,
+            content_versions(study, snapshot),
+            study.regimes.model_dump(),
+            trials,
+            study.selection.model_dump(),
+            study.study.seed,
+        ]
     )
 
 

@@ -4,6 +4,12 @@ import math
 
 import numpy as np
 
+from ppl_assets.errors import UserError
+
+
+class TokenCountError(UserError, ValueError):
+    """A run is too short for the measurements asked for."""
+
 
 def measured_token_counts(tokens: int, batch_tokens: int, span: float, points: int) -> list[int]:
     """Token counts at which a run is measured: log-spaced over at least ``span``, whole steps, the last = ``tokens``.
@@ -17,11 +23,11 @@ def measured_token_counts(tokens: int, batch_tokens: int, span: float, points: i
         points: counts wanted.
 
     Raises:
-        ValueError: the run has fewer steps than ``span``.
+        TokenCountError: the run has fewer steps than ``span``.
     """
     steps = tokens / batch_tokens
     if steps < span:
-        raise ValueError(
+        raise TokenCountError(
             f"tokens = {tokens} are {steps:.1f} steps of {batch_tokens}; a span of {span:g} needs that many: "
             f"raise tokens to {math.ceil(span * batch_tokens)}, or lower batch_tokens or span"
         )

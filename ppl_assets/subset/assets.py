@@ -18,12 +18,14 @@ from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import (
     base_model,
     cached_model,
+    content_versions,
     perplexity_landscape,
     stored_base_model,
     study_policy,
 )
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.perplexity.device import resolve_device
+from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import measured_prefixes, selection_tokens
 from ppl_assets.regimes.pool import Pool, read_pool
 from ppl_assets.regimes.sampler import Target
@@ -35,7 +37,7 @@ from ppl_assets.subset.export import write_export
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
-from ppl_assets.subset.target import choose_target, scope_moments
+from ppl_assets.subset.target import choose_target, law_scorer, scope_moments
 from ppl_assets.tables import (
     BASE_MODEL,
     CHUNKS,
@@ -57,13 +59,25 @@ EXPORT_BATCH = 2048
 """Rows written at a time."""
 
 
-def final_subset_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What decides the selection: the law, the landscape's chunks, the budget, the sampler, the seed."""
-    versions = {}
-    for asset in ("fitted_law", "perplexity_landscape"):
-        commit = lake.latest(asset)
-        versions[asset] = commit.data_version if commit else ""
-    return Inputs([CODE_VERSION, versions, study.selection.model_dump(), study.study.seed, measured_prefixes(study)])
+def _versions(snapshot: Snapshot, asset: str) -> dict[str, str]:
+    """Data version of every partition of an asset."""
+    return {partition: commit.data_version for partition, commit in snapshot.commits(asset).items()}
+
+
+def final_subset_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the selection: the law, the landscape, chunks with their origin, budget, sampler, seed."""
+    versions = {asset: _versions(snapshot, asset).get("", "") for asset in ("fitted_law", "perplexity_landscape")}
+    return Inputs(
+        [
+            CODE_VERSION,
+            SAMPLER_VERSION,
+            versions,
+            content_versions(study, snapshot),
+            study.selection.model_dump(),
+            study.study.seed,
+            measured_prefixes(study),
+        ]
+    )
 
 
 @dg.asset(
@@ -92,7 +106,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
             [step.stage(FINAL_SUBSET, members), step.stage(SELECTIONS, rows)], inputs, selection["selection_id"]
         )
     snapshot = step.lake.snapshot()
-    selection = snapshot.read(SELECTIONS).row(0, named=True)
+    selection = snapshot.only_row(SELECTIONS)
     if not (Path(selection["export_path"]) / "manifest.json").is_file():
         _export(study, snapshot, selection, commit, exports)
     return _selection_result(step, commit, selection)
@@ -134,15 +148,18 @@ def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, Any
 
 
 def _export(study: Study, snapshot: Snapshot, selection: dict[str, object], commit: Commit, folder: Path) -> None:
-    """Write the subset with its texts as files ready to train on."""
+    """Write the subset with its texts as files ready to train on.
+
+    The manifest travels with the files, so it names the study but not its storage, which may hold a password.
+    """
     sql = """SELECT f.rank, f.chunk_id, f.doc_id, f.corpus, f.source, c.text, f.n_tokens, f.ppl
              FROM {final_subset} AS f JOIN {chunks} AS c ON c.chunk_id = f.chunk_id AND c.corpus = f.corpus
              ORDER BY f.rank"""
     batches: pa.RecordBatchReader = snapshot.stream(sql, (FINAL_SUBSET, CHUNKS), batch_rows=EXPORT_BATCH)
-    base = snapshot.read(BASE_MODEL).row(0, named=True)
+    base = snapshot.only_row(BASE_MODEL)
     licences = {name: corpus.licence for name, corpus in study.with_role("candidate").items() if corpus.licence}
     manifest = {
-        "study": study.model_dump(mode="json"),
+        "study": study.model_dump(mode="json", exclude={"storage"}),
         "lake_snapshot": commit.snapshot,
         "run_id": commit.run_id,
         "inputs": commit.inputs,
@@ -175,7 +192,7 @@ def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) 
 )
 def selection_hits_its_target(platform: Platform) -> dg.AssetCheckResult:
     """Compare what was reached with what was asked for."""
-    row = platform.lake.snapshot().read(SELECTIONS).row(0, named=True)
+    row = platform.lake.snapshot().only_row(SELECTIONS)
     hit = row["is_reachable"] and row["objective"] <= MOST_OBJECTIVE
     return dg.AssetCheckResult(
         passed=bool(hit),
@@ -199,14 +216,14 @@ def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
 
 def _strategy_setting(study: Study, snapshot: Snapshot) -> Setting:
     """The trials' recipe over the strategies' tokens."""
-    tokens = study.strategies.tokens or int(snapshot.read(SELECTIONS, ["tokens_target"]).item())
+    tokens = study.strategies.tokens or int(snapshot.only_row(SELECTIONS)["tokens_target"])
     policy = study_policy(study, stored_base_model(snapshot))
     return study_setting(study, snapshot, policy, tokens=tokens, points=study.strategies.points)
 
 
 def _strategy_target(snapshot: Snapshot, strategy: str) -> Target:
     """The moments that a strategy follows, or is measured against."""
-    row = snapshot.read(SELECTIONS, ["mu_target", "sigma_target", "tokens_target"]).row(0, named=True)
+    row = snapshot.only_row(SELECTIONS)
     moments = scope_moments(snapshot)
     mu, sigma = (
         moments["test"] if strategy == "matched" and "test" in moments else (row["mu_target"], row["sigma_target"])
@@ -214,20 +231,41 @@ def _strategy_target(snapshot: Snapshot, strategy: str) -> Target:
     return Target(mu, sigma, row["tokens_target"])
 
 
-def strategy_losses_inputs(study: Study, lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
+def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a strategy's runs: setting, seeds, candidates and budget, and the target where it follows one."""
     setting = _strategy_setting(study, snapshot)
     target = _strategy_target(snapshot, partition)
-    landscape = lake.latest("perplexity_landscape")
+    landscape = snapshot.latest("perplexity_landscape")
     follows: list[object] = [target.tokens, landscape.data_version if landscape else "", study.selection.objective]
     if partition == "selected":
-        follows = [snapshot.read(SELECTIONS, ["selection_id"]).item()]
+        follows = [snapshot.only_row(SELECTIONS)["selection_id"]]
     elif partition in ("matched", "gaussian", "greedy_dos"):
         follows += [target.mu, target.sigma]
     return Inputs(
-        [CODE_VERSION, partition, setting.setting_id, study.study.seed, study.strategies.seeds, follows],
+        [
+            CODE_VERSION,
+            SAMPLER_VERSION,
+            partition,
+            setting.setting_id,
+            study.study.seed,
+            study.strategies.seeds,
+            follows,
+        ],
         {"setting_id": setting.setting_id},
     )
+
+
+def trained_strategies(study: Study, lake: Lake, snapshot: Snapshot) -> list[str]:
+    """The study's strategies whose stored losses are those of the present selection, candidates and setting.
+
+    After a change of corpus, law or recipe the table still holds earlier losses, which say nothing of this one.
+    """
+    commits = snapshot.commits("strategy_losses")
+    return [
+        name
+        for name in study.strategies.names
+        if name in commits and commits[name].inputs == strategy_losses_inputs(study, lake, snapshot, name).digest
+    ]
 
 
 @dg.asset(
@@ -253,11 +291,16 @@ def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg
         runs = RunSpool(platform.root / "spool" / "runs")
         pool = read_pool(step.snapshot, study.corpus_partitions())
         parts = [_run_seed(study, step, setting, pool, runs, number) for number in range(study.strategies.seeds)]
-        rows = pl.concat(parts).with_columns(strategy=pl.lit(step.partition))
-        rows = rows.select([column.name for column in STRATEGY_LOSSES.columns])
+        rows = pl.concat(map(as_declared, parts)).with_columns(strategy=pl.lit(step.partition))
         commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
         runs.forget(rows["trial_fingerprint"].unique())
     return _strategy_result(step, commit)
+
+
+def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of ``strategy_losses`` with the declared columns and types; a measure that no row has comes untyped."""
+    schema = pl.Schema(STRATEGY_LOSSES.schema)
+    return rows.select(schema.names()).cast(schema)
 
 
 def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunSpool, number: int) -> pl.DataFrame:
@@ -295,7 +338,8 @@ def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame
         lambda seen, total, loss: progress.update(seen, total, f"seed {seed}, loss {loss:.3f}"),
     )
     rows = point_rows(points, seed, setting, name)
-    law = chosen_law(step.snapshot.read(FITTED_LAW))
+    is_comparable = law_scorer(step.snapshot) == current_scorer(step.snapshot)
+    law = chosen_law(step.snapshot.read(FITTED_LAW)) if is_comparable else None
     predicted: list[float | None] = [None] * rows.height
     if law is not None:
         trained = rows.filter(pl.col("point") > 0)
@@ -323,10 +367,10 @@ def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     return step.result(commit, metadata, table=STRATEGY_LOSSES, rows=rows.height)
 
 
-def selection_report_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What the report is made from: the newest version of everything."""
+def selection_report_inputs(study: Study, lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What the report is made from: the newest version of everything, and which strategies it may speak of."""
     versions = {
-        asset: sorted((partition, commit.data_version) for partition, commit in lake.commits(asset).items())
+        asset: sorted(_versions(snapshot, asset).items())
         for asset in (
             "perplexity_landscape",
             "regime_partitions",
@@ -336,7 +380,8 @@ def selection_report_inputs(study: Study, lake: Lake, _snapshot: Snapshot, _part
             "strategy_losses",
         )
     }
-    return Inputs([CODE_VERSION, versions, study.study.name, study.strategies.names])
+    trained = trained_strategies(study, lake, snapshot)
+    return Inputs([CODE_VERSION, versions, study.study.name, study.strategies.names, trained])
 
 
 @dg.asset(
@@ -351,7 +396,9 @@ def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> d
     """Write the page and its plots."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = selection_report_inputs(study, step.lake, step.snapshot)
-    data = report_input(study, platform.study_file, step.lake, step.snapshot, comparable_losses(study, step.snapshot))
+    trained = trained_strategies(study, step.lake, step.snapshot)
+    losses = comparable_losses(study, step.snapshot)
+    data = report_input(study, platform.study_file, step.snapshot, losses, trained)
     selection_id = str(data.selection["selection_id"].item())
     page = platform.root / "reports" / selection_id / "index.html"
     commit = step.unchanged(inputs)
@@ -372,7 +419,7 @@ def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> d
             pl.col(pl.Float64).fill_nan(None)
         )
         commit = step.write([step.stage(SELECTION_REPORT, rows)], inputs, fingerprint(head.text, selection_id))
-    row = step.lake.snapshot().read(SELECTION_REPORT).row(0, named=True)
+    row = step.lake.snapshot().only_row(SELECTION_REPORT)
     metadata: dict[str, object] = {"headline": row["headline"], "page": dg.MetadataValue.path(page)}
     if row["gain_vs_random"] is not None:
         metadata["gain_vs_random"] = row["gain_vs_random"]
@@ -385,7 +432,7 @@ def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> d
 @dg.asset_check(asset=selection_report, description="The selection beats random, with an interval that excludes zero.")
 def selection_beats_random(platform: Platform) -> dg.AssetCheckResult:
     """Warn in plain words where it does not."""
-    row = platform.lake.snapshot().read(SELECTION_REPORT).row(0, named=True)
+    row = platform.lake.snapshot().only_row(SELECTION_REPORT)
     won = row["gain_low"] is not None and row["gain_low"] > 0
     return dg.AssetCheckResult(passed=won, severity=dg.AssetCheckSeverity.WARN, description=row["headline"])
 

@@ -1,11 +1,13 @@
 """Everything that the report is made from, read from the lake at one snapshot."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
 
-from ppl_assets.lake import Lake, Snapshot
+from ppl_assets.lake import Snapshot
 from ppl_assets.law.predictions import chosen_law, law_curves, law_residuals, law_surface
+from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.study import Study
 from ppl_assets.subset.report import Finding, Provenance, ReportInput
 from ppl_assets.tables import (
@@ -23,17 +25,18 @@ from ppl_assets.tables import (
 
 
 def report_input(
-    study: Study, study_file: Path, lake: Lake, snapshot: Snapshot, trial_losses: pl.DataFrame
+    study: Study, study_file: Path, snapshot: Snapshot, trial_losses: pl.DataFrame, trained: Collection[str]
 ) -> ReportInput:
     """The report's input.
 
     Args:
         study: the study.
         study_file: its file, named in the commands.
-        lake: for the lineage of what is shown.
         snapshot: the lake; everything is read from it.
         trial_losses: rows of the present setting.
+        trained: the strategies whose measured losses are those of the present selection and setting.
     """
+    selection_id = str(snapshot.only_row(SELECTIONS)["selection_id"])
     law_table, regimes, selection = snapshot.read(FITTED_LAW), snapshot.read(REGIMES), snapshot.read(SELECTIONS)
     law = chosen_law(law_table)
     largest = int(trial_losses["tokens"].max() or 1)  # type: ignore[arg-type]
@@ -48,12 +51,12 @@ def report_input(
         trial_losses=trial_losses,
         fitted_law=law_table,
         selection=selection,
-        strategy_losses=_strategies(study, lake, snapshot),
+        strategy_losses=snapshot.read(STRATEGY_LOSSES, where={"strategy": list(trained)}),
         cleaning_counts=snapshot.read(CLEANING_COUNTS, where=corpora),
         findings=tuple(
             Finding(*row) for row in snapshot.read(LAW_FINDINGS, ["name", "passed", "sentence"]).iter_rows()
         ),
-        provenance=_provenance(study_file, lake, snapshot, str(selection["selection_id"].item())),
+        provenance=_provenance(study_file, snapshot, selection_id),
         surface=law_surface(law, trial_losses, largest) if law else None,
         curves=law_curves(law, trial_losses) if law else pl.DataFrame(),
         residuals=law_residuals(law_table, trial_losses),
@@ -61,25 +64,17 @@ def report_input(
     )
 
 
-def _strategies(study: Study, lake: Lake, snapshot: Snapshot) -> pl.DataFrame:
-    """Losses of the study's strategies under the newest setting; those of an earlier setting cannot be compared."""
-    rows = snapshot.read(STRATEGY_LOSSES, where={"strategy": study.strategies.names})
-    commits = lake.commits("strategy_losses")
-    newest = max(commits.values(), key=lambda commit: commit.snapshot, default=None)
-    return rows.filter(pl.col("setting_id") == newest.facts.get("setting_id", "")) if newest else rows
-
-
-def _provenance(study_file: Path, lake: Lake, snapshot: Snapshot, selection_id: str) -> Provenance:
-    base = snapshot.read(BASE_MODEL).row(0, named=True)
+def _provenance(study_file: Path, snapshot: Snapshot, selection_id: str) -> Provenance:
+    base = snapshot.only_row(BASE_MODEL)
     name = study_file.name if study_file.name == "study.toml" else f"{study_file.parent.name}/{study_file.name}"
     option = "" if study_file.name == "study.toml" else f" STUDY={name}"
-    law, subset = lake.latest("fitted_law"), lake.latest("final_subset")
+    law, subset = snapshot.latest("fitted_law"), snapshot.latest("final_subset")
     identifiers = {
         "selection": selection_id,
         "base model": base["model_id"],
         "weights": base["weights_fingerprint"],
         "tokenizer": base["tokenizer_fingerprint"],
-        "scorer": str(snapshot.read(PERPLEXITY_LANDSCAPE, ["scorer_id"], {"scope": "candidates"}).item()),
+        "scorer": current_scorer(snapshot),
     }
     if law and subset:
         identifiers |= {"run of the fit": law.run_id, "run of the selection": subset.run_id}

@@ -89,15 +89,22 @@ def losses_by_seed(finals: pl.DataFrame) -> dict[str, dict[int, float]]:
 
 def summarize(data: "ReportInput") -> Headline:
     """The headline that the report opens with; its gains are the columns of table ``selection_report``."""
-    finals = plots.final_losses(data.strategy_losses)
+    return headline_of(data.strategy_losses, int(data.selection["tokens"][0]), data.confidence)
+
+
+def headline_of(strategy_losses: pl.DataFrame, selected_tokens: int, confidence: float) -> Headline:
+    """The headline of a selection and of what was trained on it and its rivals.
+
+    Args:
+        strategy_losses: ``strategy_losses`` of this selection and its rivals, rows of one setting; may be empty.
+        selected_tokens: tokens of the selection.
+        confidence: level of the intervals.
+    """
+    finals = plots.final_losses(strategy_losses)
     trained = finals.filter(pl.col("strategy") == SELECTED)["tokens"].to_list()
-    base, _ = plots.base_losses(data.strategy_losses)
+    base, _ = plots.base_losses(strategy_losses)
     return comparison.headline(
-        losses_by_seed(finals),
-        int(data.selection["tokens"][0]),
-        max(trained) if trained else None,
-        base,
-        data.confidence,
+        losses_by_seed(finals), selected_tokens, max(trained) if trained else None, base, confidence
     )
 
 

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
-import polars as pl
-
+from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
+from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.tables import FITTED_LAW, PERPLEXITY_LANDSCAPE
+
+
+class TargetError(UserError, ValueError):
+    """The law cannot say where the subset should sit; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,26 @@ def scope_moments(snapshot: Snapshot) -> dict[str, tuple[float, float]]:
     return {row["scope"]: (row["mean"], row["deviation"]) for row in rows.iter_rows(named=True)}
 
 
+def law_scorer(snapshot: Snapshot) -> str:
+    """The scorer of the perplexities that the newest law was fitted to."""
+    commit = snapshot.latest("fitted_law")
+    return commit.facts.get("scorer_id", "unknown") if commit else "unknown"
+
+
 def choose_target(snapshot: Snapshot) -> ChosenTarget:
-    """The chosen law's optimum; where there is none, the test set's own moments, which need no law."""
-    row = snapshot.read(FITTED_LAW).filter(pl.col("is_chosen")).row(0, named=True)
+    """The chosen law's optimum; where there is none, the test set's own moments, which need no law.
+
+    Raises:
+        LakeError: no law was fitted yet.
+        TargetError: the law speaks of another scorer's perplexities than the landscape.
+    """
+    row = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
+    fitted, current = law_scorer(snapshot), current_scorer(snapshot)
+    if fitted != current:
+        raise TargetError(
+            f"the law was fitted to perplexities of scorer {fitted}, the landscape is of {current}: materialize "
+            "regime_partitions, trial_losses and fitted_law first"
+        )
     if row["mu_optimum"] is not None and row["sigma_optimum"] is not None:
         return ChosenTarget(row["mu_optimum"], row["sigma_optimum"], row["optimum_sentence"])
     moments = scope_moments(snapshot)

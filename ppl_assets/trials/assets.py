@@ -65,30 +65,39 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = trial_losses_inputs(study, step.lake, step.snapshot, step.partition)
     commit = step.unchanged(inputs)
+    name = inputs.facts["trial_fingerprint"]
     if commit is None:
-        subset, seed = _subset(step.snapshot, step.partition)
-        setting, device = current_setting(study, step.snapshot), resolve_device(study.study.device)
-        base = stored_base_model(step.snapshot)
-        progress = step.progress("tokens")
-        points = train(
-            cached_model(base, device, "float32", setting.policy.attention),
-            setting,
-            subset,
-            token_ids_of(step.snapshot, subset),
-            seed,
-            device,
-            study.score.row_tokens,
-            lambda seen, total, loss: progress.update(seen, total, f"loss {loss:.3f}"),
+        rows = step.snapshot.read(TRIAL_LOSSES, where={"trial_fingerprint": name}).sort("point")
+        if rows.is_empty():
+            rows = _trained(study, step, name)
+        rows = rows.with_columns(trial=pl.lit(step.partition))
+        commit = step.write(
+            [step.lake.stage(TRIAL_LOSSES, rows, name)], inputs, fingerprint(rows["test_loss"].to_list())
         )
-        rows = point_rows(points, seed, setting, inputs.facts["trial_fingerprint"]).with_columns(
-            trial=pl.lit(step.partition)
-        )
-        commit = step.write([step.stage(TRIAL_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
     return _trial_result(step, commit)
 
 
+def _trained(study: Study, step: Step, name: str) -> pl.DataFrame:
+    """Train the step's trial and return its measurements."""
+    subset, seed = _subset(step.snapshot, step.partition)
+    setting, device = current_setting(study, step.snapshot), resolve_device(study.study.device)
+    progress = step.progress("tokens")
+    points = train(
+        cached_model(stored_base_model(step.snapshot), device, "float32", setting.policy.attention),
+        setting,
+        subset,
+        token_ids_of(step.snapshot, subset),
+        seed,
+        device,
+        study.score.row_tokens,
+        lambda seen, total, loss: progress.update(seen, total, f"loss {loss:.3f}"),
+    )
+    return point_rows(points, seed, setting, name)
+
+
 def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
-    rows = step.lake.snapshot().read(TRIAL_LOSSES, where={"trial": step.partition}).sort("point")
+    where = {"trial_fingerprint": commit.facts["trial_fingerprint"]}
+    rows = step.lake.snapshot().read(TRIAL_LOSSES, where=where).sort("point")
     last = rows.row(-1, named=True)
     columns = ["tokens", "mu", "sigma", "test_loss", "general_loss", "is_warmup", "seconds", "status"]
     metadata = {
@@ -109,7 +118,12 @@ def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
 )
 def trial_learned(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Compare the last loss with the base model's own."""
-    rows = platform.lake.snapshot().read(TRIAL_LOSSES, where={"trial": context.partition_key}).sort("point")
+    snapshot = platform.lake.snapshot()
+    commit = snapshot.latest("trial_losses", context.partition_key)
+    if commit is None:
+        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="Not trained yet.")
+    where = {"trial_fingerprint": commit.facts["trial_fingerprint"]}
+    rows = snapshot.read(TRIAL_LOSSES, where=where).sort("point")
     first, last = rows["test_loss"][0], rows["test_loss"][-1]
     diverged = (rows["status"] != "ok").any()
     if diverged:

@@ -147,6 +147,8 @@ class RunSpool:
 
 def point_rows(points: Sequence[TrialPoint], seed: int, setting: Setting, fingerprint: str) -> pl.DataFrame:
     """Measurements as a table: the points' fields, with seed, setting and fingerprint."""
-    return pl.DataFrame([asdict(point) for point in points], infer_schema_length=None).with_columns(
+    measured = {"mu": pl.Float64, "sigma": pl.Float64, "test_loss": pl.Float64, "general_loss": pl.Float64}
+    rows = pl.DataFrame([asdict(point) for point in points], schema_overrides=measured, infer_schema_length=None)
+    return rows.with_columns(
         seed=pl.lit(seed, pl.Int64), setting_id=pl.lit(setting.setting_id), trial_fingerprint=pl.lit(fingerprint)
     )

@@ -10,6 +10,9 @@ from ppl_assets.corpus.leaks import TestGuard as Guard
 from ppl_assets.corpus.leaks import near_test_violations
 from ppl_assets.tables import CHUNKS, CLEANING_COUNTS, REJECTED_ROWS
 
+NEXT_TO_NOTHING = {"test_share": 1e-9}
+"""A study without target holds something out; with this share no document of these tests."""
+
 
 def prose(seed, words=120):
     draw = random.Random(seed)  # repeatable text
@@ -56,7 +59,7 @@ def test_batches_match_the_declared_tables_and_every_document_has_one_outcome(tm
 
 def test_the_same_files_give_the_same_rows_and_a_new_file_changes_no_old_one(tmp_path, study, tokenizer):
     texts = {f"{number:02d}.txt": prose(number) for number in range(8)}
-    made = study({"c": write(tmp_path / "c", texts)}, held_out={"test_share": 0.0})
+    made = study({"c": write(tmp_path / "c", texts)}, held_out=NEXT_TO_NOTHING)
     _, first, _ = build(made, "c", tokenizer)
     assert build(made, "c", tokenizer)[1] == first
     write(tmp_path / "c", {"05-new.txt": prose(100)})
@@ -126,7 +129,7 @@ def test_a_held_out_document_whose_text_has_changed_is_an_ordinary_candidate(tmp
 def test_the_same_chunk_of_two_documents_is_kept_once(tmp_path, study, tokenizer):
     header = prose(1, 60)
     texts = {f"{n}.txt": f"{header}\n\n{prose(10 + n, 200)}" for n in range(3)}
-    made = study({"c": write(tmp_path / "c", texts)}, held_out={"test_share": 0.0})
+    made = study({"c": write(tmp_path / "c", texts)}, held_out=NEXT_TO_NOTHING)
     _, rows, counts = build(made, "c", tokenizer)
     assert counts["kept"] == 3
     assert counts["duplicate_chunk"] > 2
@@ -154,11 +157,36 @@ def test_a_damaged_file_raises_and_leaves_no_counts(tmp_path, study, tokenizer):
         _ = stream.counts
 
 
+def test_a_damaged_candidate_file_is_passed_over_when_test_documents_are_drawn(tmp_path, study):
+    texts = {f"{number}.txt": prose(number) for number in range(40)}
+    made = study({"c": write(tmp_path / "c", texts)}, held_out={"test_share": 0.3})
+    whole = [d.doc_id for d in held_out.select_test_documents(made)]
+    (tmp_path / "c" / "0-damaged.jsonl.gz").write_bytes(b"\x1f\x8b\x08" + bytes(20))
+    assert [d.doc_id for d in held_out.select_test_documents(made)] == whole
+
+
+@pytest.mark.parametrize("role", ["test", "general"])
+def test_a_damaged_file_of_test_or_general_text_is_an_error(tmp_path, study, role):
+    corpora = {
+        "c": write(tmp_path / "c", {"a.txt": prose(1)}),
+        "other": write(tmp_path / "other", {"b.txt": prose(2)}) | {"role": role},
+    }
+    (tmp_path / "other" / "damaged.jsonl.gz").write_bytes(b"\x1f\x8b\x08" + bytes(20))
+    with pytest.raises(TruncatedFile, match="damaged"):
+        list(held_out.select_test_documents(study(corpora)))
+
+
+def test_chunks_as_long_as_the_context_are_allowed_and_longer_ones_are_not():
+    pipeline.require_context(128, 128, "m")
+    with pytest.raises(CorpusError, match=r"chunks\.tokens = 129 exceeds the context of base model m, 128 tokens"):
+        pipeline.require_context(129, 128, "m")
+
+
 def test_record_batches_are_bounded_and_progress_is_told(tmp_path, study, tokenizer, monkeypatch):
     monkeypatch.setattr("ppl_assets.corpus.record_batches.BATCH_ROWS", 10)
     monkeypatch.setattr("ppl_assets.corpus.pipeline.BATCH_CHARACTERS", 2000)
     rows = "".join(json.dumps({"text": prose(number)}) + "\n" for number in range(20))
-    made = study({"c": write(tmp_path / "c", {"a.jsonl": rows})}, held_out={"test_share": 0.0})
+    made = study({"c": write(tmp_path / "c", {"a.jsonl": rows})}, held_out=NEXT_TO_NOTHING)
     told = []
     tests = held_out.TestSet.of([], made)
     stream = pipeline.build_chunks(made, "c", tokenizer, "tok", tests, lambda *seen: told.append(seen))

@@ -56,6 +56,19 @@ def test_the_papers_form_can_be_asked_for_and_the_price_is_said(bowl):
     assert "would have been chosen" in chosen.choice_reason
 
 
+def test_the_papers_form_is_taken_with_the_reading_of_sigma_asked_for(bowl):
+    chosen = choose(bowl[2], "paper", "variance")
+    assert chosen.key == ("paper", "paper", "variance")
+    assert "sigma read as variance" in chosen.choice_reason
+    assert [r.key for r in judged(bowl[2], chosen) if r.is_chosen] == [chosen.key]
+
+
+def test_a_reading_of_sigma_that_was_not_fitted_is_refused_in_words(bowl):
+    fitted = [r for r in bowl[2] if r.fit.sigma_kind == "deviation"]
+    with pytest.raises(ValueError, match="sigma as variance is not among the results"):
+        choose(fitted, "paper", "variance")
+
+
 def test_a_sound_study_passes_its_checks(bowl):
     obs, region, results = bowl
     findings = checks(results, choose(results), obs, region, measured_noise(obs))

@@ -69,6 +69,25 @@ def test_an_image_that_cannot_be_made_small_is_refused(small, monkeypatch):
         plots.as_markdown(small["strategies"], "losses")
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("size", ["small", "page"])
+@pytest.mark.parametrize("name", ["grid_00", "a-run-with-quite-a-name-of-its-own", "x" * 90])
+def test_residuals_of_a_run_with_a_long_name_leave_room_for_their_panels(data, name, size):
+    named = data.residuals.with_columns(trial=pl.lit(name) + pl.col("trial").str.replace("-s", "."))
+    assert plots.residuals(named, 0.1, size).startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("rows", [1, 7, 60])
+def test_few_residuals_can_be_drawn_small_without_a_warning(data, rows):
+    assert plots.residuals(data.residuals.head(rows), None, "small").startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_every_small_chart_is_drawn_without_a_warning(data):
+    assert set(draw(data, "small")) == CHARTS
+
+
 def test_names_are_never_read_as_mathematics(data):
     named = data.regimes.with_columns(pl.lit(r"$\frac{x$").alias("regime"))
     assert plots.landscape(data.histogram, data.landscape, named, size="small").startswith(b"\x89PNG")
