@@ -19,6 +19,7 @@ LINEAGE_QUERY = Path(__file__).with_name("lineage.sql")
 FACTS = (
     "chunk_id", "corpus", "file", "perplexity",
     "selection_id", "selected_by_run", "selected_in_snapshot", "selection_code",
+    "package_version", "git_commit",
     "law_form", "law_link", "law_sigma", "optimum_kind", "fitted_by_run", "fitted_in_snapshot", "law_code",
     "scorer_id", "scored_by_run", "scored_in_snapshot", "scorer_code",
     "scorer_dtype", "scorer_first_token", "scorer_window",

@@ -40,6 +40,7 @@ chunked AS (
 SELECT
     c.chunk_id, c.corpus, c.source AS file, c.ppl AS perplexity, c.selection_id,
     s.run_id AS selected_by_run, c.snapshot_id AS selected_in_snapshot, s.code_version AS selection_code,
+    s.facts ->> '$.package_version' AS package_version, s.facts ->> '$.git_commit' AS git_commit,
     f.run_id AS fitted_by_run, f.snapshot_id AS fitted_in_snapshot, f.code_version AS law_code,
     c.scorer_id, p.run_id AS scored_by_run, p.snapshot_id AS scored_in_snapshot, p.code_version AS scorer_code,
     m.run_id AS model_by_run, m.snapshot_id AS model_in_snapshot,
