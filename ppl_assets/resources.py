@@ -182,11 +182,11 @@ class Step:
 def _code_identity() -> dict[str, str]:
     """Version of this package, and the commit of its checkout where it runs from one."""
     folder, git = Path(__file__).parent, shutil.which("git")
-    commit = ""
+    commit = "unknown"
     if git:
         command = [git, "-C", str(folder), "rev-parse", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-        commit = done.stdout.strip() if done.returncode == 0 else ""
+        commit = done.stdout.strip() if done.returncode == 0 else commit
     return {"package_version": __version__, "git_commit": commit}
 
 

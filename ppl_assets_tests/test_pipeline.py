@@ -134,6 +134,8 @@ def test_lineage_leads_from_a_selected_chunk_to_run_code_model_and_corpus_versio
         "base_model",
         "weights_fingerprint",
         "corpus_version",
+        "package_version",
+        "git_commit",
         "law_form",
     ):
         assert lines[name] not in ("", "None")

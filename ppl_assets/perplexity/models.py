@@ -74,8 +74,8 @@ def resolve_base_model(
     elif source.endswith(".gguf"):
         weights = revision = _file_hash([_existing(Path(source))])
         folder = _converted(Path(source), cache / f"gguf-{weights}")
-    elif Path(source).is_absolute():
-        folder, revision = Path(source).expanduser(), ""
+    elif Path(source).is_absolute() and Path(source).exists():
+        folder, revision = Path(source), ""
     elif source.startswith((".", "/", "~")):
         raise ModelError(f"model folder {source} does not exist; name one that does, or a Hugging Face id")
     else:
