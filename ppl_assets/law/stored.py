@@ -40,8 +40,12 @@ class StoredLaw:
         )
 
     def predict(self, mu: ArrayLike, sigma: ArrayLike, tokens: ArrayLike) -> FloatArray:
-        """Test loss, nats a token, at mean mu, deviation sigma and tokens; shapes broadcast."""
+        """Test loss, nats a token, at mean mu, deviation sigma and tokens; shapes broadcast.
+
+        NaN where there is no spread (a single chunk, say): the law has its logarithm.
+        """
         m, s, d = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in (mu, sigma, tokens)))
+        s = np.where(s > 0, s, np.nan)
         link = LINKS[self.link]
         y = design(FORMS[self.form], link, m, s, d, self.sigma_kind) @ np.array(self.coefficients)
         return link.loss(y, np.asarray(self.floor), self.base_loss)

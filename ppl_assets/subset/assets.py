@@ -346,7 +346,7 @@ def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame
         loss = law.predict(trained["mu"].to_numpy(), trained["sigma"].to_numpy(), trained["tokens"].to_numpy())
         predicted = [None, *np.asarray(loss).tolist()]
     return rows.with_columns(
-        predicted_loss=pl.Series(predicted, dtype=pl.Float64), strategy=pl.lit(step.partition)
+        predicted_loss=pl.Series(predicted, dtype=pl.Float64).fill_nan(None), strategy=pl.lit(step.partition)
     ).select([column.name for column in STRATEGY_LOSSES.columns])
 
 
