@@ -23,14 +23,14 @@ def measured_token_counts(tokens: int, batch_tokens: int, span: float, points: i
         points: counts wanted.
 
     Raises:
-        TokenCountError: the run has fewer steps than ``span``.
+        TokenCountError: several counts are asked for and the run has fewer steps than ``span``.
     """
     steps = tokens / batch_tokens
-    if steps < span:
+    if points > 1 and steps < span:
         raise TokenCountError(
-            f"tokens = {tokens} are {steps:.1f} steps of {batch_tokens}; a span of {span:g} needs that many: "
-            f"raise tokens to {math.ceil(span * batch_tokens)}, or lower batch_tokens or span"
+            f"tokens = {tokens} are {steps:.1f} steps of {batch_tokens}; a span of {span:g} needs "
+            f"that many: raise tokens to {math.ceil(span * batch_tokens)}, or lower batch_tokens or span"
         )
-    first = math.floor(steps / span)
+    first = max(1, math.floor(steps / span))
     counts = {round(step) * batch_tokens for step in np.geomspace(first, steps, points)[:-1]}
     return [*sorted(count for count in counts if count < tokens), tokens]

@@ -29,7 +29,6 @@ from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import measured_prefixes, selection_tokens
 from ppl_assets.regimes.pool import Pool, read_pool
 from ppl_assets.regimes.sampler import Target
-from ppl_assets.regimes.token_counts import measured_token_counts
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import draw, ordered
@@ -47,6 +46,7 @@ from ppl_assets.tables import (
     SELECTIONS,
     STRATEGY_LOSSES,
 )
+from ppl_assets.trials.runner import measured_token_counts
 from ppl_assets.trials.training import RunSpool, Setting, point_rows, study_setting, token_ids_of, train
 
 CODE_VERSION = "1"
@@ -306,7 +306,7 @@ def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
 def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunSpool, number: int) -> pl.DataFrame:
     """Rows of one seed: of an earlier identical run where there is one, else trained now."""
     seed, recipe = study.study.seed + number, setting.recipe
-    prefixes = measured_token_counts(recipe.tokens, recipe.batch_tokens, recipe.span, recipe.points)
+    prefixes = measured_token_counts(recipe)
     if step.partition == "selected":
         members = step.snapshot.read(FINAL_SUBSET, ["rank", "chunk_id", "corpus", "n_tokens", "ppl"]).sort("rank")
         subset = ordered(members, seed, prefixes)

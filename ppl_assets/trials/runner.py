@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ppl_assets.perplexity.head import backbone_states, summed_nll
 from ppl_assets.perplexity.packing import NO_TARGET, build_rows, sequence
 from ppl_assets.perplexity.scorer import ScorePolicy, Scorer
+from ppl_assets.regimes import token_counts
 
 RUNNER_VERSION = "1"
 """Raise it when a change here changes a loss; earlier trials are then of another setting."""
@@ -108,22 +109,8 @@ class Evaluator:
 
 
 def measured_token_counts(recipe: TrialRecipe) -> list[int]:
-    """Token counts at which a run is measured: log-spaced over at least ``span``, whole steps, the last = ``tokens``.
-
-    Where steps are too coarse to tell two counts apart, they are one, so there may be fewer than ``points``.
-
-    Raises:
-        ValueError: several counts are asked for and the run has fewer steps than ``span``.
-    """
-    steps = recipe.tokens / recipe.batch_tokens
-    if recipe.points > 1 and steps < recipe.span:
-        raise ValueError(
-            f"tokens = {recipe.tokens} are {steps:.1f} steps of {recipe.batch_tokens}; a span of {recipe.span:g} needs "
-            f"that many: raise tokens to {math.ceil(recipe.span * recipe.batch_tokens)}, or lower batch_tokens or span"
-        )
-    first = max(1, math.floor(steps / recipe.span))
-    counts = {round(step) * recipe.batch_tokens for step in np.geomspace(first, steps, recipe.points)[:-1]}
-    return [*sorted(count for count in counts if count < recipe.tokens), recipe.tokens]
+    """Token counts at which a run of this recipe is measured; see ``regimes.token_counts``."""
+    return token_counts.measured_token_counts(recipe.tokens, recipe.batch_tokens, recipe.span, recipe.points)
 
 
 def run_trial(
