@@ -167,7 +167,9 @@ class ScoreSection(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU.")
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="Attention kernel.")
-    row_tokens: PositiveInt = Field(4096, description="Tokens a packed row; halved where memory runs out.")
+    row_tokens: PositiveInt | None = Field(
+        None, description="Tokens of one pass; empty: 2,048 on CPU, 16,384 on CUDA. Halved where memory runs out."
+    )
 
 
 class LandscapeSection(Section):

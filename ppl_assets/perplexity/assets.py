@@ -23,7 +23,8 @@ from ppl_assets.perplexity.models import BaseModel, load_model, resolve_base_mod
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.score_rows import ScoreSpool, merged, score_rows
-from ppl_assets.perplexity.scorer import ScorePolicy, Scorer, ScoringError, resolve_policy
+from ppl_assets.perplexity.policy import ScorePolicy, resolve_policy
+from ppl_assets.perplexity.scorer import Scorer, ScoringError
 from ppl_assets.progress import Progress
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study

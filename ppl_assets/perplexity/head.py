@@ -1,10 +1,12 @@
 """The model's output head, applied a few rows at a time: all logits of a batch never exist at once.
 
 Belongs here: hidden states to negative log-likelihoods, with and without gradients. 2,048 tokens of a vocabulary of
-4,096 are 33 MB of logits, of one of 150,000 they are 1.2 GB; a block of 512 rows in one reused buffer is a quarter
-faster on CPU than the whole, and small. Logits, log-sum-exp and sums are float32 or wider whatever the weights are.
+4,096 are 33 MB of logits, of one of 150,000 they are 1.2 GB. Without gradients the logits come in tiles of some rows
+and some of the vocabulary, in one reused buffer that a CPU's cache holds: a fifth faster than rows of the whole
+vocabulary, and small. Logits, log-sum-exp and sums are float32 or wider whatever the weights are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +15,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
+from ppl_assets.perplexity.attention import use_document_attention
 
 BLOCK_ROWS = 512
-"""Rows of logits that exist at a time."""
+"""Rows of logits that exist at a time where gradients are taken."""
 
-PROBE_TOKENS = 12
-"""Tokens of the passes that compare our head and packing with the model's own."""
+TILES = {"cpu": (1024, 1024), "cuda": (2048, 4096)}
+"""Rows and vocabulary entries of one tile of logits: 4 MB in float32 on CPU, 32 MB on CUDA."""
+
+PROBE_DOCUMENTS, PROBE_TOKENS = 3, 12
+"""Size of the passes that compare our head and packing with the model's own."""
 
 
 class ModelError(UserError, ValueError):
@@ -63,36 +69,47 @@ def read_head(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
     return head
 
 
-def backbone_states(model: PreTrainedModel, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
+def backbone_states(
+    backbone: Callable[..., Any],
+    inputs: Tensor,
+    positions: Tensor | None = None,
+    starts: Tensor | None = None,
+    longest: int = 0,
+) -> Tensor:
     """Hidden states after the last norm.
 
-    ``use_cache=False`` and no attention mask is what makes transformers 5.23 respect packed positions: with a cache or
-    a mask, sdpa ignores them and packed documents see each other (14.8 % of the loss).
+    ``use_cache=False`` and no attention mask is what makes transformers respect packed documents: with a cache or a
+    mask, sdpa ignores the positions and packed documents see each other (14.8 % of the loss).
 
     Args:
-        model: the causal language model; its head is not run.
+        backbone: ``model.base_model``, or it compiled.
         inputs: int64 [rows, width].
-        positions: int64 [rows, width], restarting at 0 with every document; None: one document a row.
+        positions: int64 [1, width], restarting at 0 with every document; None: one document a row.
+        starts: int32 [documents + 1], where each document begins; given with positions, for a model that attends
+            document by document.
+        longest: longest document.
 
     Returns:
         [rows * width, hidden].
     """
-    given = {} if positions is None else {"position_ids": positions}
-    states = model.base_model(input_ids=inputs, use_cache=False, **given).last_hidden_state
+    given: dict[str, Any] = {} if positions is None else {"position_ids": positions}
+    if starts is not None:  # transformers' own names, which its flash attention reads too
+        given |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
+    states = backbone(input_ids=inputs, use_cache=False, **given).last_hidden_state
     return states.reshape(-1, states.shape[-1])
 
 
-def _logits(hidden: Tensor, head: Head, buffer: Tensor) -> Tensor:
-    """Capped and scaled logits of a block, written into ``buffer`` [rows, vocabulary]."""
-    out = buffer[: len(hidden)]
+def _logits(hidden: Tensor, head: Head, out: Tensor, first: int = 0) -> Tensor:
+    """Capped and scaled logits of the vocabulary from ``first`` on, in ``out`` [rows, entries] or, on CUDA, a new tensor."""
+    weight = head.weight[first : first + out.shape[1]]
     if head.dtype in {torch.float32, torch.float64}:
-        torch.mm(hidden.to(head.dtype), head.weight.to(head.dtype).T, out=out)
+        torch.mm(hidden.to(head.dtype), weight.to(head.dtype).T, out=out)
     elif hidden.is_cuda:  # low-precision product, float32 result: never rounded to the grid of bfloat16
-        out.copy_(torch.mm(hidden.to(head.dtype), head.weight.to(head.dtype).T, out_dtype=torch.float32))
+        out = torch.mm(hidden.to(head.dtype), weight.to(head.dtype).T, out_dtype=torch.float32)
     else:
-        torch.mm(hidden.float(), head.weight.float().T, out=out)
+        torch.mm(hidden.float(), weight.float().T, out=out)
     if head.bias is not None:
-        out.add_(head.bias.to(out.dtype))
+        out.add_(head.bias[first : first + out.shape[1]].to(out.dtype))
     if head.scale != 1.0:
         out.mul_(head.scale)
     if head.cap is not None:
@@ -100,14 +117,21 @@ def _logits(hidden: Tensor, head: Head, buffer: Tensor) -> Tensor:
     return out
 
 
-def _buffer(hidden: Tensor, head: Head) -> Tensor:
-    wide = torch.float64 if head.dtype == torch.float64 else torch.float32
-    return torch.empty(min(BLOCK_ROWS, len(hidden)), len(head.weight), dtype=wide, device=hidden.device)
+def _buffer(hidden: Tensor, head: Head, rows: int, entries: int) -> Tensor:
+    """Room for a tile of logits, flat."""
+    size = min(rows, len(hidden)) * min(entries, len(head.weight))
+    return torch.empty(size, dtype=_wide(head.dtype), device=hidden.device)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @torch.no_grad()
 def token_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """Negative log-likelihood of each target.
+
+    Log-sum-exp goes tile by tile over the vocabulary, each tile with its own maximum.
 
     Args:
         hidden: [n, hidden size].
@@ -117,15 +141,29 @@ def token_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     Returns:
         [n], float32 or wider, in nats.
     """
+    rows, entries = TILES.get(hidden.device.type, TILES["cpu"])
     with torch.autocast(hidden.device.type, enabled=False):
-        buffer = _buffer(hidden, head)
-        blocks = []
-        for at in range(0, len(hidden), BLOCK_ROWS):
-            logits = _logits(hidden[at : at + BLOCK_ROWS], head, buffer)
-            wanted = logits.gather(1, targets[at : at + BLOCK_ROWS, None])[:, 0]
-            highest = logits.amax(1, keepdim=True)
-            blocks.append(logits.sub_(highest).exp_().sum(1).log_() + (highest[:, 0] - wanted))
-        return torch.cat(blocks)
+        buffer = _buffer(hidden, head, rows, entries)
+        found = [
+            _row_nll(hidden[at : at + rows], targets[at : at + rows], head, buffer, entries)
+            for at in range(0, len(hidden), rows)
+        ]
+        return torch.cat(found)
+
+
+def _row_nll(hidden: Tensor, targets: Tensor, head: Head, buffer: Tensor, entries: int) -> Tensor:
+    """:func:`token_nll` of one block of rows."""
+    vocabulary, norms = len(head.weight), []
+    wanted = torch.zeros(len(hidden), dtype=buffer.dtype, device=hidden.device)
+    for first in range(0, vocabulary, entries):
+        held = min(entries, vocabulary - first)
+        logits = _logits(hidden, head, buffer[: len(hidden) * held].view(len(hidden), held), first)
+        inside = (targets >= first) & (targets < first + held)
+        own = logits.gather(1, (targets - first).clamp_(0, held - 1)[:, None])[:, 0]
+        wanted = torch.where(inside, own, wanted)
+        highest = logits.amax(1, keepdim=True)
+        norms.append(logits.sub_(highest).exp_().sum(1).log_().add_(highest[:, 0]))
+    return torch.logsumexp(torch.stack(norms), 0) - wanted
 
 
 class _SummedNll(torch.autograd.Function):
@@ -134,14 +172,14 @@ class _SummedNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            buffer = _buffer(hidden, head)
+            buffer = _buffer(hidden, head, BLOCK_ROWS, len(weight))
             total = torch.zeros((), dtype=torch.float64, device=hidden.device)
             d_hidden = torch.empty_like(hidden)
             d_weight = torch.zeros_like(weight)
             d_bias = None if bias is None else torch.zeros_like(bias)
             for at in range(0, len(hidden), BLOCK_ROWS):
                 rows, wanted = hidden[at : at + BLOCK_ROWS], targets[at : at + BLOCK_ROWS, None]
-                logits = _logits(rows, head, buffer)
+                logits = _logits(rows, head, buffer[: rows.shape[0] * len(weight)].view(len(rows), len(weight)))
                 slope = None if head.cap is None else 1.0 - (logits / head.cap) ** 2  # of cap * tanh(x / cap)
                 norm = torch.logsumexp(logits, 1, keepdim=True)
                 total += (norm - logits.gather(1, wanted)).sum(dtype=torch.float64)
@@ -181,10 +219,10 @@ def summed_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
 
 
 def _probe_ids(model: PreTrainedModel) -> Tensor:
-    """Two different runs of token ids, int64 [2, PROBE_TOKENS]."""
+    """Different runs of token ids, int64 [PROBE_DOCUMENTS, PROBE_TOKENS]."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(2 * PROBE_TOKENS) * 7919 + 13) % vocabulary
-    return ids.reshape(2, PROBE_TOKENS).to(model.device)
+    ids = (torch.arange(PROBE_DOCUMENTS * PROBE_TOKENS) * 7919 + 13) % vocabulary
+    return ids.reshape(PROBE_DOCUMENTS, PROBE_TOKENS).to(model.device)
 
 
 def _tolerance(dtype: torch.dtype) -> float:
@@ -198,8 +236,9 @@ def _check_head(model: PreTrainedModel, head: Head) -> None:
     model.eval()
     ids = _probe_ids(model)
     own = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), -1).reshape(-1, len(head.weight))
-    hidden = backbone_states(model, ids)
-    ours = torch.log_softmax(_logits(hidden, head, _buffer(hidden, head)).double(), -1)
+    hidden = backbone_states(model.base_model, ids)
+    room = torch.empty(len(hidden), len(head.weight), dtype=_wide(head.dtype), device=hidden.device)
+    ours = torch.log_softmax(_logits(hidden, head, room).double(), -1)
     model.train(was_training)
     apart = float((own - ours).abs().max() / (1.0 + own.abs().max()))
     if not apart <= _tolerance(head.weight.dtype if head.weight.dtype != torch.float32 else head.dtype):
@@ -209,19 +248,28 @@ def _check_head(model: PreTrainedModel, head: Head) -> None:
         )
 
 
-@torch.no_grad()
-def keeps_packed_apart(model: PreTrainedModel) -> bool:
-    """Whether documents packed into one row have the same hidden states as alone, found by trying."""
-    was_training = model.training
+def keeps_documents_apart(model: PreTrainedModel) -> bool:
+    """Make the model attend document by document, and say whether packed documents then have the states they have alone.
+
+    It is found by trying: three documents of different lengths, alone under the model's own attention and together
+    under ours. A model for which it does not hold gets its own attention back.
+    """
+    was_training, alone = model.training, []
     model.eval()
-    ids = _probe_ids(model)
-    alone = backbone_states(model, ids)
-    positions = torch.arange(PROBE_TOKENS, device=ids.device).repeat(1, 2)
-    try:
-        packed = backbone_states(model, ids.reshape(1, -1), positions)
-    except (TypeError, ValueError):  # the architecture takes no positions
-        return False
-    finally:
-        model.train(was_training)
-    apart = float((alone - packed).abs().max() / alone.abs().max().clamp(min=1e-6))
-    return apart <= _tolerance(alone.dtype)
+    lengths = [PROBE_TOKENS - 3 * number for number in range(PROBE_DOCUMENTS)]
+    documents = [row[:length] for row, length in zip(_probe_ids(model), lengths, strict=True)]
+    positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
+    starts = torch.tensor([0, *lengths], device=model.device).cumsum(0).to(torch.int32)
+    with torch.no_grad():
+        alone = torch.cat([backbone_states(model.base_model, document[None]) for document in documents])
+        before = use_document_attention(model)
+        try:
+            packed = backbone_states(model.base_model, torch.cat(documents)[None], positions, starts, PROBE_TOKENS)
+            apart = float((alone - packed).abs().max() / alone.abs().max().clamp(min=1e-6))
+        except (TypeError, ValueError):  # the architecture takes no positions, or attends in a way that is not ours
+            apart = float("inf")
+    kept = bool(before) and apart <= _tolerance(alone.dtype)
+    if before and not kept:
+        model.set_attn_implementation(before)
+    model.train(was_training)
+    return kept

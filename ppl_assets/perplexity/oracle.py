@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ppl_assets.perplexity.packing import sequence
-from ppl_assets.perplexity.scorer import ScorePolicy
+from ppl_assets.perplexity.policy import ScorePolicy
 
 
 @torch.no_grad()

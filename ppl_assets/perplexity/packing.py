@@ -1,8 +1,8 @@
-"""Rows of fixed width that documents share without seeing each other.
+"""Rows of tokens that documents share without seeing each other.
 
-Belongs here: which chunk goes into which row, and the arrays that a row becomes. Does not belong here: models and
-losses. A *sequence* is what one chunk becomes: the optional prefix followed by its tokens. Its last token is predicted
-but never fed, so a sequence of ``n + 1`` tokens fills ``n`` places of a row and every place has a target.
+Belongs here: which chunk goes into which forward pass, and the arrays that a pass becomes. Does not belong here: models
+and losses. A *sequence* is what one chunk becomes: the optional prefix followed by its tokens. Its last token is
+predicted but never fed, so a sequence of ``n + 1`` tokens fills ``n`` places of a row and every place has a target.
 """
 
 from bisect import bisect_left, insort
@@ -12,25 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NO_TARGET = -100
-"""Target of a place that only fills a row."""
-
-PACKED_WIDTH = 512
-"""Least width of a packed row. Masked attention costs its square; narrower rows leave more of themselves empty."""
+NARROWEST = 16
+"""Fixed rows come in widths of the budget and its halves, down to a sixteenth."""
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One forward pass: the items of each row.
+    """One forward pass.
 
     Attributes:
-        rows: item numbers in each row, in order.
-        width: places a row.
-        packed: whether rows hold several items or padding; otherwise each row is one item of exactly ``width``.
+        items: item numbers, in their order in the pass.
+        packed: one row that they share, each attending to itself alone; otherwise each is a row of its own, all of one
+            length.
     """
 
-    rows: list[list[int]]
-    width: int
+    items: list[int]
     packed: bool
 
 
@@ -39,14 +35,20 @@ class TokenRows:
     """The arrays of one forward pass.
 
     Attributes:
-        inputs: int64 [rows, width], token ids that are fed.
-        targets: int64 [rows, width], token ids that are predicted; :data:`NO_TARGET` where nothing is.
-        positions: int64 [rows, width], places counted from 0 in each item; None where each row is one item.
+        inputs: int64 [rows, width], token ids that are fed; one row where documents share it.
+        targets: int64 [tokens], token ids that are predicted at the first ``tokens`` places; the rest only fills the row.
+        positions: int64 [1, width], places counted from 0 in each document; None where each row is one document.
+        starts: int32 [documents + 1], where each document begins; None where each row is one.
+        lengths: places of each item, in order; they sum to ``tokens``.
+        longest: no document is longer.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     positions: np.ndarray | None
+    starts: np.ndarray | None
+    lengths: list[int]
+    longest: int
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -57,7 +59,7 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
         row_tokens: places a row.
 
     Returns:
-        Item numbers of each row. Every item is in exactly one row; no row exceeds ``row_tokens``.
+        Item numbers of each row, longest first. Every item is in exactly one row; no row exceeds ``row_tokens``.
 
     Raises:
         ValueError: an item is empty or longer than a row.
@@ -88,45 +90,43 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     return rows
 
 
-def plan_rows(lengths: Sequence[int], row_tokens: int, packs: bool = True, one_row: bool = False) -> list[RowPlan]:
-    """Divide items into forward passes of about ``row_tokens`` places.
-
-    Items of a frequent length form plain ``[rows, length]`` batches: causal attention without any mask, no padding and
-    no neighbours. What is left over is packed.
+def plan_rows(lengths: Sequence[int], row_tokens: int, packs: bool = True) -> list[RowPlan]:
+    """Divide items into forward passes of at most ``row_tokens`` places.
 
     Args:
         lengths: places of each item, at least 1.
         row_tokens: places of one forward pass; a longer item gets a pass of its own.
-        packs: whether the model keeps packed items apart; otherwise every length is batched by itself.
-        one_row: packed passes hold a single row, as variable-length attention kernels want it.
+        packs: whether the model keeps documents of one row apart; otherwise every length is batched by itself.
 
     Returns:
         Plans that together hold every item once.
     """
+    if packs:
+        long = [item for item, length in enumerate(lengths) if length > row_tokens]
+        rest = [item for item, length in enumerate(lengths) if length <= row_tokens]
+        rows = pack([lengths[item] for item in rest], row_tokens)
+        return [RowPlan([item], True) for item in long] + [RowPlan([rest[i] for i in row], True) for row in rows]
     by_length: dict[int, list[int]] = defaultdict(list)
     for item, length in enumerate(lengths):
         by_length[length].append(item)
     plans: list[RowPlan] = []
-    odd: list[int] = []
     for length in sorted(by_length, reverse=True):
-        items = by_length[length]
-        if packs and len(by_length) > 1 and 2 * len(items) * length < row_tokens:
-            odd.extend(items)
-            continue
-        count = max(1, row_tokens // length)
-        plans.extend(
-            RowPlan([[i] for i in items[at : at + count]], length, False) for at in range(0, len(items), count)
-        )
-    if not odd:
-        return plans
-    longest = max(lengths[item] for item in odd)
-    width = max(longest, row_tokens if one_row else min(PACKED_WIDTH, row_tokens))
-    rows = [[odd[i] for i in row] for row in pack([lengths[item] for item in odd], width)]
-    count = 1 if one_row else max(1, row_tokens // width)
-    for at in range(0, len(rows), count):
-        held = rows[at : at + count]
-        plans.append(RowPlan(held, max(sum(lengths[i] for i in row) for row in held), True))
+        items, count = by_length[length], max(1, row_tokens // length)
+        plans.extend(RowPlan(items[at : at + count], False) for at in range(0, len(items), count))
     return plans
+
+
+def fixed_width(filled: int, row_tokens: int) -> int:
+    """The least of ``row_tokens``, its half, its quarter and so on that holds ``filled`` places.
+
+    A longer pass is rounded up to a whole number of ``row_tokens``.
+    """
+    if filled > row_tokens:
+        return -(-filled // row_tokens) * row_tokens
+    width = row_tokens
+    while width % 2 == 0 and width // 2 >= max(filled, row_tokens // NARROWEST):
+        width //= 2
+    return width
 
 
 def sequence(chunk: np.ndarray, prefix_id: int | None) -> np.ndarray:
@@ -135,28 +135,27 @@ def sequence(chunk: np.ndarray, prefix_id: int | None) -> np.ndarray:
     return tokens if prefix_id is None else np.concatenate([np.array([prefix_id], dtype=np.int64), tokens])
 
 
-def build_rows(plan: RowPlan, sequences: Sequence[np.ndarray]) -> TokenRows:
+def build_rows(plan: RowPlan, sequences: Sequence[np.ndarray], width: int = 0, longest: int = 0) -> TokenRows:
     """The arrays of a plan.
-
-    Padding is fed as token 0 with positions of its own after the last item, so no item attends to it.
 
     Args:
         plan: from :func:`plan_rows`, whose lengths were ``len(sequence) - 1``.
         sequences: int64 arrays, one an item.
+        width: places of a shared row; what is left over is filled with token 0, as documents of its own. 0: as many
+            places as there are tokens.
+        longest: longest document that a row may hold; 0: that this one does hold.
     """
-    shape = (len(plan.rows), plan.width)
+    held = [sequences[item] for item in plan.items]
+    lengths = [len(tokens) - 1 for tokens in held]
+    longest = longest or max(lengths)
     if not plan.packed:
-        stacked = np.stack([sequences[row[0]] for row in plan.rows])
-        return TokenRows(stacked[:, :-1], stacked[:, 1:], None)
-    inputs, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    targets = np.full(shape, NO_TARGET, dtype=np.int64)
-    for number, row in enumerate(plan.rows):
-        at = 0
-        for item in row:
-            end = at + len(sequences[item]) - 1
-            inputs[number, at:end] = sequences[item][:-1]
-            targets[number, at:end] = sequences[item][1:]
-            positions[number, at:end] = np.arange(end - at)
-            at = end
-        positions[number, at:] = np.arange(plan.width - at)
-    return TokenRows(inputs, targets, positions)
+        stacked = np.stack(held)
+        return TokenRows(stacked[:, :-1], stacked[:, 1:].reshape(-1), None, None, lengths, longest)
+    filled = sum(lengths)
+    width = width or filled
+    documents = lengths + [min(longest, width - at) for at in range(filled, width, longest)]
+    inputs = np.zeros((1, width), dtype=np.int64)
+    inputs[0, :filled] = np.concatenate([tokens[:-1] for tokens in held])
+    targets = np.concatenate([tokens[1:] for tokens in held])
+    positions = np.concatenate([np.arange(length, dtype=np.int64) for length in documents])[None]
+    return TokenRows(inputs, targets, positions, np.cumsum([0, *documents], dtype=np.int32), lengths, longest)

@@ -230,7 +230,7 @@ def _train(recipe: Recipe, rows: np.ndarray, bos_id: int, progress: Progress | N
         targets = torch.from_numpy(rows[taken])  # [batch, context]
         # every row starts after bos, as every chunk is scored
         inputs = torch.cat([torch.full((batch, 1), bos_id), targets[:, :-1]], dim=1)
-        hidden = backbone_states(model, inputs)  # [batch * context, hidden]
+        hidden = backbone_states(model.base_model, inputs)  # [batch * context, hidden]
         loss = summed_nll(hidden, targets.reshape(-1), head) / targets.numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM, foreach=True)

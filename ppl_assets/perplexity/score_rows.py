@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ppl_assets.perplexity.scorer import Scores, bits_per_byte
+from ppl_assets.perplexity.scores import Scores, bits_per_byte
 from ppl_assets.tables import PERPLEXITY_SCORES
 
 _SCHEMA = pl.Schema(PERPLEXITY_SCORES.schema)

@@ -5,24 +5,25 @@ section 3). Stored: the summed NLL and T, from which everything else follows. Th
 :func:`ppl_assets.perplexity.oracle.oracle_nll` within 1e-6 in float32.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, cast
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
-from ppl_assets.perplexity.head import ModelError, backbone_states, keeps_packed_apart, read_head, token_nll
-from ppl_assets.perplexity.packing import NO_TARGET, RowPlan, TokenRows, build_rows, plan_rows, sequence
+from ppl_assets.perplexity.ahead import ahead
+from ppl_assets.perplexity.head import ModelError, backbone_states, keeps_documents_apart, read_head, token_nll
+from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
+from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.scores import Scores, scores_of
+from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
 
-SCORER_VERSION = "1"
-"""Raise it when a change here changes a score; every chunk is then rescored."""
+ROW_TOKENS = {"cpu": 2048, "cuda": 16_384}
+"""Places of one pass where the study does not say: what a CPU's cache likes, and what fills a GPU."""
 
 Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
@@ -33,130 +34,53 @@ class ScoringError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class ScorePolicy:
-    """Everything that decides a score besides the chunk.
+class _Pass:
+    """A forward pass that the device may still be working on.
 
     Attributes:
-        first_token: what predicts a chunk's first token: a bos or eos prefix, or nothing (it is then not scored).
-        prefix_id: token id of the prefix; None where ``first_token`` is unscored.
-        window_tokens: longest chunk, one window each.
-        dtype: weights and activations, float32 or bfloat16; softmax and sums are wider.
-        attention: attention implementation.
-        model_id: fingerprint of the base model.
-        tokenizer_id: fingerprint of the tokenizer.
-        code_version: version of this code.
+        items: the chunks in it.
+        sums: float64 [4, chunks] on the device: nll of the two halves, square sum, highest.
+        moments: before the backbone, between backbone and head, after the head.
     """
 
-    first_token: Literal["bos", "eos", "unscored"]
-    prefix_id: int | None
-    window_tokens: int
-    dtype: str
-    attention: str
-    model_id: str
-    tokenizer_id: str
-    code_version: str = SCORER_VERSION
-
-    @property
-    def scorer_id(self) -> str:
-        """Fingerprint of all fields, 32 hexadecimal digits."""
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of chunks, in the order they were given; floats are NaN where ``status`` is not ok.
-
-    Attributes:
-        nll: float64 [n], summed -ln p over the scored tokens, nats.
-        nll_square_sum: float64 [n], summed (ln p)^2.
-        n_scored: int64 [n], tokens whose probability was taken.
-        max_token_nll: float64 [n], highest -ln p of a token.
-        nll_first_half: float64 [n], nll of the first ``n_scored // 2`` tokens.
-        nll_second_half: float64 [n], nll of the rest.
-        status: ok, empty, one_token or non_finite.
-    """
-
-    nll: np.ndarray
-    nll_square_sum: np.ndarray
-    n_scored: np.ndarray
-    max_token_nll: np.ndarray
-    nll_first_half: np.ndarray
-    nll_second_half: np.ndarray
-    status: list[str]
-
-    @property
-    def log_ppl(self) -> np.ndarray:
-        """Mean of -ln p: nll / n_scored, nats a token; NaN where there is no score."""
-        return self.nll / np.maximum(self.n_scored, 1)
-
-    @property
-    def ppl(self) -> np.ndarray:
-        """exp(nll / n_scored); infinite where the exponential overflows."""
-        with np.errstate(over="ignore"):
-            return np.exp(self.log_ppl)
-
-    def mean_nll(self) -> float:
-        """Summed nll over summed tokens: never a mean of chunk or batch means. NaN where a chunk is not finite."""
-        scored = self.n_scored > 0
-        return float(self.nll[scored].sum() / self.n_scored[scored].sum()) if scored.any() else math.nan
-
-
-def bits_per_byte(nll: np.ndarray, scored_bytes: np.ndarray) -> np.ndarray:
-    """Compression: nll / ln 2 / UTF-8 bytes of exactly the scored span."""
-    return np.asarray(nll) / math.log(2.0) / np.asarray(scored_bytes)
-
-
-def resolve_policy(
-    *,
-    first_token: str,
-    window_tokens: int,
-    dtype: str,
-    attention: str,
-    device: str,
-    bos_id: int | None,
-    eos_id: int | None,
-    model_id: str,
-    tokenizer_id: str,
-    architecture: str = "",
-) -> ScorePolicy:
-    """The policy with every ``auto`` decided: bos, else eos, else unscored; bfloat16 on CUDA, else float32.
-
-    Raises:
-        ModelError: a prefix is asked for that the tokenizer does not have.
-    """
-    ids = {"bos": bos_id, "eos": eos_id, "unscored": None}
-    if first_token == "auto":  # noqa: S105 - a policy's name
-        first_token = "bos" if bos_id is not None else "eos" if eos_id is not None else "unscored"
-    if first_token not in ids:
-        raise ModelError(f"first_token = {first_token!r}: accepted are auto, bos, eos and unscored")
-    if first_token != "unscored" and ids[first_token] is None:  # noqa: S105 - a policy's name
-        raise ModelError(f"first_token = {first_token!r}, but the tokenizer has no {first_token} token; use auto")
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    if attention == "auto":  # Gemma 2 caps attention logits, which sdpa cannot
-        attention = "sdpa" if getattr(getattr(transformers, architecture, None), "_supports_sdpa", True) else "eager"
-    return ScorePolicy(
-        first_token=cast("Literal['bos', 'eos', 'unscored']", first_token),
-        prefix_id=ids[first_token],
-        window_tokens=window_tokens,
-        dtype=dtype,
-        attention=attention,
-        model_id=model_id,
-        tokenizer_id=tokenizer_id,
-    )
+    items: list[int]
+    sums: Tensor
+    moments: tuple["float | torch.cuda.Event", ...]
 
 
 class Scorer:
     """Scores chunks with one model under one policy.
 
-    Chunks of a frequent length are plain causal batches; odd lengths share packed rows. Either way no chunk sees
-    another, and a score does not depend on what else is in the batch beyond float32 rounding.
+    Chunks share rows in which each attends to itself alone, so no chunk sees another, and a score does not depend on
+    what else is in the batch beyond rounding. A model that cannot keep them apart gets batches of equal length.
+
+    Attributes:
+        compiled: whether the backbone is compiled.
+        seconds: where the time went, of all calls so far.
+        slots: places computed so far, padding included.
+        tokens: places of them that hold a token.
     """
 
     def __init__(
-        self, model: PreTrainedModel, policy: ScorePolicy, row_tokens: int = 4096, device: str = "cpu"
+        self,
+        model: PreTrainedModel,
+        policy: ScorePolicy,
+        row_tokens: int | None = None,
+        device: str = "cpu",
+        compiled: bool = False,
+        fixed_rows: bool | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Move the model to ``device`` and check head, dtype and packing by trying them.
+
+        Args:
+            model: the base model; its attention is replaced by one that goes document by document.
+            policy: the policy.
+            row_tokens: places of one pass; None: :data:`ROW_TOKENS`. Halved where memory runs out.
+            device: cpu or cuda.
+            compiled: compile the backbone; the first pass then takes about a minute.
+            fixed_rows: pad rows to a few fixed widths; None: on CUDA and where compiled.
+            say: told, in one sentence, what turned out otherwise than asked.
 
         Raises:
             ModelError: the model's dtype is not the policy's, or its head is not understood.
@@ -167,14 +91,21 @@ class Scorer:
                 f"the model holds {held} weights and the policy says {policy.dtype}; load it as {policy.dtype}"
             )
         self.model = model.to(device)
-        self.policy, self.row_tokens = policy, row_tokens
-        self.device = torch.device(device)
+        self.policy, self.device = policy, torch.device(device)
         self._mixed = wanted != held and wanted == torch.bfloat16  # float32 weights, bfloat16 activations
         self.head = read_head(model, wanted if self._mixed else held)
-        self.packs = keeps_packed_apart(model)
+        self.packs = keeps_documents_apart(model)
+        self.compiled, self._say = compiled and self.packs, say
+        self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
+        on_cuda = self.device.type == "cuda"
+        self._fixed = self.packs and (on_cuda or self.compiled if fixed_rows is None else fixed_rows)
+        self.slot_tokens = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
+        self.row_tokens = self._whole_chunks(row_tokens or ROW_TOKENS["cuda" if on_cuda else "cpu"])
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", None) or policy.window_tokens)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self.seconds, self.slots, self.tokens = StageSeconds(), 0, 0
+        self._clock = DeviceClock(self.device)
 
     def score(self, chunks: Sequence[np.ndarray], progress: Progress | None = None) -> Scores:
         """Score chunks.
@@ -191,9 +122,10 @@ class Scorer:
         self._check(chunks)
         sequences = [sequence(chunk, self.policy.prefix_id) for chunk in chunks]
         lengths = np.array(
-            [max(0, len(tokens) - 1) if len(chunk) else 0 for tokens, chunk in zip(sequences, chunks, strict=True)]
+            [max(0, len(tokens) - 1) if len(chunk) else 0 for tokens, chunk in zip(sequences, chunks, strict=True)],
+            dtype=np.int64,
         )
-        sums = np.full((5, len(chunks)), np.nan)
+        sums = np.full((4, len(chunks)), np.nan)
         waiting = np.flatnonzero(lengths)
         total, done = int(lengths.sum()), 0
         was_training = self.model.training
@@ -201,11 +133,8 @@ class Scorer:
         while len(waiting):
             scored: list[int] = []
             try:
-                held = [sequences[i] for i in waiting]
-                for plan in self.plans(lengths[waiting], self.row_tokens):
-                    rows = build_rows(plan, held)
-                    items = [int(waiting[i]) for row in plan.rows for i in row]
-                    sums[:, items] = _summaries(self._token_nll(rows), lengths[items], plan.packed)
+                for items, found in self._passes(sequences, lengths, waiting):
+                    sums[:, items] = found
                     scored += items
                     done += int(lengths[items].sum())
                     if progress:
@@ -214,37 +143,78 @@ class Scorer:
                 self._halve_rows(int(lengths.max()), error)
             waiting = np.setdiff1d(waiting, scored)
         self.model.train(was_training)
-        return _scores(sums, lengths, [len(chunk) for chunk in chunks])
-
-    def score_batches(
-        self, batches: Iterable[Sequence[np.ndarray]], progress: Callable[[int], None] | None = None
-    ) -> Iterator[Scores]:
-        """Scores of each batch as it comes; ``progress`` gets the tokens scored so far. Memory follows the batch."""
-        done = 0
-        for chunks in batches:
-            scores = self.score(chunks)
-            done += int(scores.n_scored.sum())
-            if progress:
-                progress(done)
-            yield scores
+        return scores_of(sums, lengths, [len(chunk) for chunk in chunks])
 
     def plans(self, lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[RowPlan]:
-        """Passes of about ``row_tokens`` places that this model keeps apart; training uses them too."""
-        one_row = self.policy.attention.startswith("flash")  # variable-length kernels read positions of one row only
-        return plan_rows([int(n) for n in lengths], row_tokens, self.packs, one_row)
+        """Passes of at most ``row_tokens`` places that this model keeps apart; training uses them too."""
+        return plan_rows([int(n) for n in lengths], row_tokens, self.packs)
+
+    def _passes(
+        self, sequences: Sequence[np.ndarray], lengths: np.ndarray, waiting: np.ndarray
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Items and sums of each pass. Rows are built while the device works, and sums fetched one pass behind."""
+        held = [sequences[i] for i in waiting]
+        plans = self.plans(lengths[waiting], self.row_tokens)
+        began, running = time.perf_counter(), None
+        for plan, rows in ahead(lambda plan: (plan, self._built(plan, held)), plans):
+            self.seconds.packing += time.perf_counter() - began
+            behind, running = running, self._launch([int(waiting[i]) for i in plan.items], rows)
+            if behind is not None:
+                yield self._collect(behind)
+            began = time.perf_counter()
+        if running is not None:
+            yield self._collect(running)
+
+    def _built(self, plan: RowPlan, sequences: Sequence[np.ndarray]) -> TokenRows:
+        """The arrays of a pass, in a fixed width where rows have one."""
+        if not self._fixed:
+            return build_rows(plan, sequences)
+        filled = sum(len(sequences[item]) - 1 for item in plan.items)
+        longest = max(self.slot_tokens, 1)
+        return build_rows(plan, sequences, fixed_width(filled, self.row_tokens), longest)
 
     @torch.inference_mode()
-    def _token_nll(self, rows: TokenRows) -> np.ndarray:
-        """-ln p of every target of a pass, float64 [targets], row by row."""
-        inputs = torch.from_numpy(rows.inputs).to(self.device)
-        targets = torch.from_numpy(rows.targets).to(self.device).reshape(-1)
-        positions = None if rows.positions is None else torch.from_numpy(rows.positions).to(self.device)
+    def _launch(self, items: list[int], rows: TokenRows) -> _Pass:
+        """Queue one forward pass."""
+        began = self._clock.now()
+        hidden = self.hidden_states(rows)[: len(rows.targets)]
+        between = self._clock.now()
+        values = token_nll(hidden, self._moved(rows.targets), self.head)
+        sums = _sums(values.double(), rows.lengths)
+        self.slots, self.tokens = self.slots + rows.inputs.size, self.tokens + len(rows.targets)
+        return _Pass(items, sums, (began, between, self._clock.now()))
+
+    def hidden_states(self, rows: TokenRows) -> Tensor:
+        """Hidden states of a pass, [rows * width, hidden]; with gradients where they are enabled."""
+        positions = None if rows.positions is None else self._moved(rows.positions)
+        starts = None if rows.starts is None else self._moved(rows.starts)
+        given = (self._moved(rows.inputs), positions, starts, rows.longest)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            hidden = backbone_states(self.model, inputs, positions)
-        if positions is not None:
-            places = torch.nonzero(targets != NO_TARGET)[:, 0]
-            hidden, targets = hidden[places], targets[places]
-        return token_nll(hidden, targets, self.head).double().cpu().numpy()
+            if self.compiled:
+                try:
+                    torch._dynamo.mark_dynamic(starts, 0)  # noqa: SLF001 - the documented way to say it
+                    return backbone_states(self._backbone, *given)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:  # no compiler, no Triton, an operation that cannot be traced
+                    self.compiled, self._backbone = False, self.model.base_model
+                    self._say(f"the model is not compiled, it runs as it is ({str(error).strip().splitlines()[0]})")
+            return backbone_states(self._backbone, *given)
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        """The array on the device; on CUDA the copy does not wait."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _collect(self, done: _Pass) -> tuple[list[int], np.ndarray]:
+        """Wait for a pass."""
+        sums = done.sums.cpu().numpy()
+        began, between, ended = done.moments
+        self.seconds.backbone += self._clock.between(began, between)
+        self.seconds.head += self._clock.between(between, ended)
+        return done.items, sums
 
     def _check(self, chunks: Sequence[np.ndarray]) -> None:
         prefix = self.policy.prefix_id
@@ -265,6 +235,10 @@ class Scorer:
                     f"chunk {number} holds ids outside 0 to {self.vocabulary - 1}; use the model's tokenizer"
                 )
 
+    def _whole_chunks(self, row_tokens: int) -> int:
+        """A row budget that full chunks fill without a rest."""
+        return max(1, row_tokens // max(self.slot_tokens, 1)) * max(self.slot_tokens, 1)
+
     def _halve_rows(self, longest: int, error: torch.OutOfMemoryError) -> None:
         """Lower the row budget after memory ran out, down to one chunk a pass."""
         if self.row_tokens <= longest:
@@ -276,26 +250,15 @@ class Scorer:
             torch.cuda.empty_cache()
 
 
-def _summaries(values: np.ndarray, lengths: np.ndarray, packed: bool) -> np.ndarray:
-    """Sum, sum of squares, maximum, first and second half of each chunk's token losses, float64 [5, chunks].
+def _sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Sums of the token losses of each chunk, float64 [4, chunks]: first half, second half, squares, highest.
 
-    ``values`` is float64 [sum of lengths], chunk after chunk; lengths are all equal where not packed.
+    Args:
+        values: float64 [sum of lengths], chunk after chunk.
+        lengths: tokens of each chunk, at least 1.
     """
-    if packed:
-        parts = np.split(values, np.cumsum(lengths)[:-1])
-        return np.concatenate([_summaries(part, np.array([len(part)]), False) for part in parts], axis=1)
-    table, half = values.reshape(len(lengths), -1), int(lengths[0]) // 2
-    first, second = table[:, :half].sum(1), table[:, half:].sum(1)
-    return np.stack([table.sum(1), (table * table).sum(1), table.max(1), first, second])
-
-
-def _scores(sums: np.ndarray, lengths: np.ndarray, n_tokens: Sequence[int]) -> Scores:
-    """Scores with the reason beside every one that is missing."""
-    status = []
-    for number, (length, tokens) in enumerate(zip(lengths, n_tokens, strict=True)):
-        finite = bool(np.isfinite(sums[:, number]).all())
-        status.append("empty" if tokens == 0 else "one_token" if length == 0 else "ok" if finite else "non_finite")
-        if not finite:
-            sums[:, number] = np.nan
-    nll, squares, highest, first, second = sums
-    return Scores(nll, squares, lengths.astype(np.int64), highest, first, second, status)
+    whole = torch.tensor(lengths, device=values.device)
+    halves = torch.stack([whole // 2, whole - whole // 2], 1)
+    split = torch.segment_reduce(values, "sum", lengths=halves.reshape(-1), initial=0.0).reshape(-1, 2).T
+    squares = torch.segment_reduce(values * values, "sum", lengths=whole)
+    return torch.cat([split, squares[None], torch.segment_reduce(values, "max", lengths=whole)[None]])

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ppl_assets.perplexity.head import backbone_states, summed_nll
-from ppl_assets.perplexity.packing import NO_TARGET, build_rows, sequence
-from ppl_assets.perplexity.scorer import ScorePolicy, Scorer
+from ppl_assets.perplexity.head import summed_nll
+from ppl_assets.perplexity.packing import build_rows, sequence
+from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.regimes import token_counts
 
 RUNNER_VERSION = "1"
@@ -94,13 +95,13 @@ class Evaluator:
         test_chunks: int32 token arrays of the domain.
         general_chunks: int32 token arrays of general text; may be empty.
         policy: the scorer's.
-        row_tokens: places of one pass.
+        row_tokens: places of one pass; None: as the device likes.
     """
 
     test_chunks: Sequence[np.ndarray]
     general_chunks: Sequence[np.ndarray]
     policy: ScorePolicy
-    row_tokens: int = 4096
+    row_tokens: int | None = None
 
     def losses(self, scorer: Scorer) -> tuple[float, float | None]:
         """Test and general loss: summed nll over summed tokens."""
@@ -224,7 +225,7 @@ def _train_step(
 ) -> float:
     """One optimizer step on the mean loss over all tokens of ``chunks``; NaN, and no step, where it is not finite.
 
-    Chunks of one length are one [chunks, length] batch; mixed lengths are packed by the scorer's own plan.
+    The chunks share one row, in which each attends to itself alone.
     """
     sequences = [sequence(chunk, prefix_id) for chunk in chunks]
     lengths = [len(tokens) - 1 for tokens in sequences]
@@ -232,14 +233,8 @@ def _train_step(
     model.train()
     for plan in scorer.plans(lengths, sum(lengths)):
         rows = build_rows(plan, sequences)
-        inputs = torch.from_numpy(rows.inputs).to(device)  # [rows, width]
-        targets = torch.from_numpy(rows.targets).to(device).reshape(-1)  # [rows * width]
-        positions = None if rows.positions is None else torch.from_numpy(rows.positions).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            hidden = backbone_states(model, inputs, positions)  # [rows * width, hidden]
-        if positions is not None:
-            places = torch.nonzero(targets != NO_TARGET)[:, 0]
-            hidden, targets = hidden[places], targets[places]
+        targets = torch.from_numpy(rows.targets).to(device)  # [tokens]
+        hidden = scorer.hidden_states(rows)  # [tokens, hidden]
         part = summed_nll(hidden, targets, scorer.head) / sum(lengths)
         part.backward()
         loss += float(part.detach())

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.held_out import held_out_chunks, token_arrays
-from ppl_assets.perplexity.scorer import ScorePolicy
+from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.study import Study
 from ppl_assets.tables import CHUNKS
 from ppl_assets.trials.runner import Evaluator, TrialPoint, TrialRecipe, run_trial, setting_id, trial_fingerprint
@@ -78,7 +78,7 @@ def train(
     token_ids: Mapping[str, np.ndarray],
     seed: int,
     device: str,
-    row_tokens: int,
+    row_tokens: int | None,
     progress: Callable[[int, int, float], None],
 ) -> list[TrialPoint]:
     """Train on ``chunks`` (chunk_id, ppl; in order) and measure under ``setting``."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppl_assets.perplexity.packing import NO_TARGET, build_rows, pack, plan_rows, sequence
+from ppl_assets.perplexity.packing import NARROWEST, build_rows, fixed_width, pack, plan_rows, sequence
 
 
 @settings(max_examples=100, deadline=None)
@@ -29,27 +29,54 @@ def test_an_item_that_fits_no_row_is_refused(lengths):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 300), st.booleans(), st.booleans())
-def test_plans_hold_every_item_once_and_only_packed_rows_are_mixed(lengths, row_tokens, packs, one_row):
-    plans = plan_rows(lengths, row_tokens, packs, one_row)
-    assert sorted(item for plan in plans for row in plan.rows for item in row) == list(range(len(lengths)))
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 300), st.booleans())
+def test_plans_hold_every_item_once_and_only_packed_passes_are_mixed(lengths, row_tokens, packs):
+    plans = plan_rows(lengths, row_tokens, packs)
+    assert sorted(item for plan in plans for item in plan.items) == list(range(len(lengths)))
     for plan in plans:
-        assert packs or not plan.packed
-        assert plan.packed or all([lengths[i] for i in row] == [plan.width] for row in plan.rows)
-        assert not (plan.packed and one_row) or len(plan.rows) == 1
-        assert len(plan.rows) == 1 or len(plan.rows) * plan.width <= row_tokens
+        assert plan.packed == packs
+        assert packs or len({lengths[item] for item in plan.items}) == 1
+        assert len(plan.items) == 1 or sum(lengths[item] for item in plan.items) <= row_tokens
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(2, 20), min_size=1, max_size=12), st.sampled_from([0, None]))
-def test_rows_feed_all_but_the_last_token_and_predict_all_but_the_first(lengths, prefix):
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(2, 20), min_size=1, max_size=12),
+    st.sampled_from([0, None]),
+    st.booleans(),
+    st.sampled_from([0, 64]),
+)
+def test_rows_feed_all_but_the_last_token_and_predict_all_but_the_first(lengths, prefix, packs, width):
     sequences = [sequence(np.arange(1, n + 1) + 100 * i, prefix) for i, n in enumerate(lengths)]
-    for plan in plan_rows([len(s) - 1 for s in sequences], 50):
-        rows = build_rows(plan, sequences)
-        fed = [sequences[i][:-1] for row in plan.rows for i in row]
-        wanted = [sequences[i][1:] for row in plan.rows for i in row]
-        places = rows.targets != NO_TARGET
-        np.testing.assert_array_equal(rows.inputs[places], np.concatenate(fed))
-        np.testing.assert_array_equal(rows.targets[places], np.concatenate(wanted))
-        if rows.positions is not None:
-            np.testing.assert_array_equal(rows.positions[places], np.concatenate([np.arange(len(s)) for s in fed]))
+    for plan in plan_rows([len(s) - 1 for s in sequences], 50, packs):
+        rows = build_rows(plan, sequences, width, 20)
+        fed = [sequences[i][:-1] for i in plan.items]
+        filled = sum(len(tokens) for tokens in fed)
+        assert rows.lengths == [len(tokens) for tokens in fed]
+        np.testing.assert_array_equal(rows.inputs.reshape(-1)[:filled], np.concatenate(fed))
+        np.testing.assert_array_equal(rows.targets, np.concatenate([sequences[i][1:] for i in plan.items]))
+        if not packs:
+            continue
+        assert rows.inputs.shape == (1, width or filled)
+        documents = np.diff(rows.starts)
+        assert documents[: len(fed)].tolist() == rows.lengths
+        assert rows.starts[-1] == rows.inputs.size
+        assert documents.max() <= rows.longest == 20
+        np.testing.assert_array_equal(rows.positions[0], np.concatenate([np.arange(n) for n in documents]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.sampled_from([256, 1023, 1024, 2046]))
+def test_fixed_widths_are_few_and_hold_the_row(filled, row_tokens):
+    width = fixed_width(filled, row_tokens)
+    assert width >= filled
+    assert width % row_tokens == 0 or row_tokens % width == 0
+    assert width >= row_tokens / NARROWEST
+
+
+def test_mixed_lengths_fill_fixed_rows_to_99_percent():
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(5.3, 0.9, 3500), 8, 2048).astype(int)  # mean near 300
+    plans = plan_rows(lengths, 16_384)
+    slots = sum(fixed_width(int(lengths[plan.items].sum()), 16_384) for plan in plans)
+    assert lengths.sum() / slots > 0.99

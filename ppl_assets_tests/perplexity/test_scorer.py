@@ -1,6 +1,8 @@
 """The scorer equals the float64 one-chunk-at-a-time oracle, whatever the batch; and the errors others shipped."""
 
+import copy
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -8,21 +10,32 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppl_assets.perplexity import attention
 from ppl_assets.perplexity import head as head_module
-from ppl_assets.perplexity.head import ModelError, keeps_packed_apart, read_head
+from ppl_assets.perplexity.head import ModelError, keeps_documents_apart, read_head
 from ppl_assets.perplexity.oracle import oracle_nll
-from ppl_assets.perplexity.scorer import Scorer, ScoringError, bits_per_byte, resolve_policy
-from ppl_assets_tests.perplexity.tiny import CONTEXT, VOCABULARY, chunks_of, policy, tiny_model, tiny_model64
+from ppl_assets.perplexity.policy import resolve_policy
+from ppl_assets.perplexity.scorer import Scorer, ScoringError
+from ppl_assets.perplexity.scores import bits_per_byte
+from ppl_assets_tests.perplexity.tiny import (
+    CONTEXT,
+    VOCABULARY,
+    chunks_of,
+    policy,
+    random_model,
+    tiny_model,
+    tiny_model64,
+)
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt"]
 SCORERS = {}
 
 
-def scorer_of(name, prefix=0, row_tokens=128):
+def scorer_of(name, prefix=0, row_tokens=128, fixed=False):
     key = (name, prefix)
     if key not in SCORERS:
         SCORERS[key] = Scorer(tiny_model(name), policy(prefix))
-    SCORERS[key].row_tokens = row_tokens
+    SCORERS[key].row_tokens, SCORERS[key]._fixed = row_tokens, fixed
     return SCORERS[key]
 
 
@@ -39,18 +52,55 @@ def test_scores_equal_the_oracle_for_every_architecture(name, prefix):
     np.testing.assert_allclose(scores.nll, oracle(name, chunks, prefix), rtol=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(["llama", "qwen2", "qwen3", "gpt2"]),
     lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=14),
     row_tokens=st.sampled_from([1, 40, 128, 1000]),
+    fixed=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_lengths_order_and_batch_size_do_not_change_a_score(name, lengths, row_tokens, seed):
+def test_lengths_order_and_batch_size_do_not_change_a_score(name, lengths, row_tokens, fixed, seed):
     chunks = chunks_of(lengths, seed)
-    scores = scorer_of(name, row_tokens=row_tokens).score(chunks)
+    scores = scorer_of(name, row_tokens=row_tokens, fixed=fixed).score(chunks)
     np.testing.assert_allclose(scores.nll, oracle(name, chunks), rtol=1e-6)
     np.testing.assert_array_equal(scores.n_scored, lengths)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    name=st.sampled_from(["llama", "qwen2", "qwen3", "gpt2"]),
+    weights=st.integers(0, 10_000),
+    hidden=st.sampled_from([16, 32, 48]),
+    layers=st.integers(1, 4),
+    kind=st.sampled_from(["copies", "beginnings", "one_token", "endings"]),
+)
+def test_random_models_score_as_the_oracle_beside_neighbours_that_would_give_the_text_away(
+    name, weights, hidden, layers, kind
+):
+    model = random_model(name, weights, hidden, layers)
+    chunk = chunks_of([40], weights)[0]
+    neighbours = {
+        "copies": [chunk] * 3,
+        "beginnings": [chunk[:at] for at in (39, 20, 1)],
+        "one_token": [np.full(n, chunk[0], np.int32) for n in (64, 40, 3)],
+        "endings": [np.concatenate([chunk[20:], chunk])[:CONTEXT], chunk[::-1].copy()],
+    }[kind]
+    chunks = [*neighbours, chunk, *neighbours]
+    model64 = copy.deepcopy(model).double()
+    expected = [oracle_nll(model64, tokens, policy()) for tokens in chunks]
+    np.testing.assert_allclose(Scorer(model, policy(), row_tokens=512).score(chunks).nll, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_does_not_change_a_score(threads):
+    chunks, before = chunks_of([64, 33, 9, 9, 50]), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        nll = scorer_of("llama").score(chunks).nll
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(nll, oracle("llama", chunks), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
@@ -65,10 +115,44 @@ def test_a_neighbour_cannot_change_a_score(name):
     np.testing.assert_allclose([with_copy.nll[0], with_copy.nll[3], with_noise.nll[0]], alone, rtol=1e-6)
 
 
-def test_mixed_lengths_really_are_packed_where_the_model_keeps_them_apart():
-    assert any(plan.packed for plan in scorer_of("llama").plans([3, 5, 9, 20], 128))
-    assert keeps_packed_apart(tiny_model("llama"))
-    assert not keeps_packed_apart(tiny_model("opt"))
+def test_mixed_lengths_really_share_a_row_where_the_model_keeps_them_apart():
+    assert [plan.packed for plan in scorer_of("llama").plans([3, 5, 9, 20], 128)] == [True]
+    assert keeps_documents_apart(tiny_model("llama"))
+
+
+def test_a_model_whose_attention_cannot_be_replaced_is_scored_by_length_with_its_own():
+    model = tiny_model("bloom")
+    scorer, chunks = Scorer(model, policy()), chunks_of([20, 20, 7, 64])
+    assert not scorer.packs
+    assert model.config._attn_implementation not in {attention.FUSED, attention.PLAIN}
+    assert [plan.packed for plan in scorer.plans([20, 20, 7, 64], 128)] == [False] * 3
+    np.testing.assert_allclose(scorer.score(chunks).nll, oracle("bloom", chunks), rtol=1e-6)
+
+
+def test_every_computed_place_holds_a_token_unless_rows_have_fixed_widths():
+    free, fixed = Scorer(tiny_model(), policy()), Scorer(tiny_model(), policy(), row_tokens=128, fixed_rows=True)
+    chunks = chunks_of([64, 64, 50, 14, 9])
+    for scorer in (free, fixed):
+        scorer.score(chunks)
+    assert (free.tokens, free.slots) == (201, 201)
+    assert (fixed.tokens, fixed.slots) == (201, 128 + 128)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
+def test_a_compiled_backbone_gives_the_same_scores(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    scorer, chunks = Scorer(tiny_model(), policy(), row_tokens=128, compiled=True), chunks_of([64, 30, 9, 64, 12])
+    np.testing.assert_allclose(scorer.score(chunks).nll, oracle("llama", chunks), rtol=1e-6)
+    assert scorer.compiled
+
+
+def test_a_backbone_that_does_not_compile_is_run_as_it_is(monkeypatch):
+    said, chunks = [], chunks_of([9, 9])
+    monkeypatch.setattr(torch, "compile", lambda *_a, **_k: lambda **_given: (_ for _ in ()).throw(RuntimeError("no")))
+    scorer = Scorer(tiny_model(), policy(), compiled=True, say=said.append)
+    np.testing.assert_allclose(scorer.score(chunks).nll, oracle("llama", chunks), rtol=1e-6)
+    assert not scorer.compiled
+    assert "not compiled" in said[0]
 
 
 def test_packing_with_a_cache_would_let_documents_see_each_other():
@@ -174,7 +258,7 @@ def test_running_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch):
     scorer = Scorer(tiny_model("llama"), policy(), row_tokens=512)
     chunks = chunks_of([16] * 20 + [9, 33])
     expected = scorer.score(chunks).nll
-    inner, passes = scorer._token_nll, []
+    inner, passes = scorer.hidden_states, []
 
     def small_memory(rows):
         if rows.inputs.size > 100:
@@ -182,31 +266,26 @@ def test_running_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch):
         passes.append(rows.inputs.size)
         return inner(rows)
 
-    monkeypatch.setattr(scorer, "_token_nll", small_memory)
+    monkeypatch.setattr(scorer, "hidden_states", small_memory)
     np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=1e-6)
     assert scorer.row_tokens == 64
     assert max(passes) <= 100
-    monkeypatch.setattr(scorer, "_token_nll", lambda _rows: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(scorer, "hidden_states", lambda _rows: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(ModelError, match="one chunk of 33 tokens"):
         scorer.score(chunks)
 
 
 def test_all_logits_never_exist_at_once(monkeypatch):
-    monkeypatch.setattr(head_module, "BLOCK_ROWS", 10)
+    monkeypatch.setitem(head_module.TILES, "cpu", (10, 7))
     seen = []
     inner = head_module._logits
-    monkeypatch.setattr(head_module, "_logits", lambda hidden, *rest: seen.append(len(hidden)) or inner(hidden, *rest))
-    chunks = chunks_of([30, 30])
-    scores = scorer_of("llama", row_tokens=200).score(chunks)
-    assert max(seen) == 10
-    np.testing.assert_allclose(scores.nll, oracle("llama", chunks), rtol=1e-6)
-
-
-def test_streaming_gives_the_same_scores_and_counts_tokens():
-    chunks, counted = chunks_of([9, 12, 9, 30]), []
-    parts = list(scorer_of("llama").score_batches([chunks[:2], chunks[2:]], counted.append))
-    np.testing.assert_allclose(np.concatenate([p.nll for p in parts]), scorer_of("llama").score(chunks).nll, rtol=1e-6)
-    assert counted == [21, 60]
+    monkeypatch.setattr(head_module, "_logits", lambda *given: seen.append(given[2].shape) or inner(*given))
+    for name in ("llama", "gemma2", "opt"):  # plain, capped, with its own output projection
+        chunks = chunks_of([30, 30])
+        scores = scorer_of(name, row_tokens=200).score(chunks)
+        np.testing.assert_allclose(scores.nll, oracle(name, chunks), rtol=1e-6)
+    assert max(rows for rows, _ in seen) == 10
+    assert {entries for _, entries in seen} == {7, VOCABULARY % 7}
 
 
 def resolved(**changes):

@@ -6,6 +6,8 @@ from functools import cache
 import numpy as np
 import torch
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -23,7 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ppl_assets.perplexity.scorer import ScorePolicy
+from ppl_assets.perplexity.policy import ScorePolicy
 
 VOCABULARY, CONTEXT = 97, 64
 TOKEN_IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
@@ -42,25 +44,41 @@ WIDE = {
 
 @cache
 def _model(name: str) -> PreTrainedModel:
-    torch.manual_seed(7)
+    return random_model(name, 7)
+
+
+def random_model(name: str, weights: int, hidden: int = 32, layers: int = 2) -> PreTrainedModel:
+    """A float32 model of this architecture whose weights are drawn with the seed ``weights``."""
+    torch.manual_seed(weights)
+    wide = {**WIDE, "hidden_size": hidden, "num_hidden_layers": layers}
     match name:
         case "llama":
-            model = LlamaForCausalLM(LlamaConfig(**WIDE, tie_word_embeddings=True))
+            model = LlamaForCausalLM(LlamaConfig(**wide, tie_word_embeddings=True))
         case "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**WIDE))
+            model = Qwen2ForCausalLM(Qwen2Config(**wide))
         case "qwen3":
-            model = Qwen3ForCausalLM(Qwen3Config(**WIDE, head_dim=8))
-        case "gemma2":  # caps its logits
-            model = Gemma2ForCausalLM(Gemma2Config(**WIDE, head_dim=8, sliding_window=8, final_logit_softcapping=5.0))
+            model = Qwen3ForCausalLM(Qwen3Config(**wide, head_dim=8))
+        case "gemma2":  # caps attention and logits, and every other layer sees a window
+            model = Gemma2ForCausalLM(
+                Gemma2Config(
+                    **wide, head_dim=8, sliding_window=8, final_logit_softcapping=5.0, attn_implementation="eager"
+                )
+            )
         case "granite":  # divides its logits
-            model = GraniteForCausalLM(GraniteConfig(**WIDE, logits_scaling=4.0))
-        case "opt":  # does not keep packed documents apart
+            model = GraniteForCausalLM(GraniteConfig(**wide, logits_scaling=4.0))
+        case "bloom":  # attends in a way of its own, with biases
+            model = BloomForCausalLM(
+                BloomConfig(
+                    vocab_size=VOCABULARY, hidden_size=hidden, n_layer=layers, n_head=4, initializer_range=0.3, **TOKEN_IDS
+                )
+            )
+        case "opt":  # takes no positions
             model = OPTForCausalLM(
                 OPTConfig(
                     vocab_size=VOCABULARY,
-                    hidden_size=32,
+                    hidden_size=hidden,
                     ffn_dim=48,
-                    num_hidden_layers=2,
+                    num_hidden_layers=layers,
                     num_attention_heads=4,
                     max_position_embeddings=CONTEXT,
                     init_std=0.3,
@@ -73,8 +91,8 @@ def _model(name: str) -> PreTrainedModel:
             model = GPT2LMHeadModel(
                 GPT2Config(
                     vocab_size=VOCABULARY,
-                    n_embd=32,
-                    n_layer=2,
+                    n_embd=hidden,
+                    n_layer=layers,
                     n_head=4,
                     n_positions=CONTEXT,
                     initializer_range=0.3,

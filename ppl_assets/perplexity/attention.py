@@ -1,0 +1,234 @@
+"""Attention for rows that hold several documents: each document attends to itself alone, and nothing is masked.
+
+Belongs here: the attention function that transformers calls, and how it is put into a model and tried there. A masked
+row costs the square of its width; documents attended one by one cost the square of their own lengths (a row of 4,096
+places with documents of 300 tokens: a fourteenth). On CUDA torch's variable-length flash kernel does it in one call;
+elsewhere documents of equal length share one call of ``scaled_dot_product_attention``.
+
+Transformers passes ``cu_seq_lens_q`` (int32 [documents + 1], where each begins) from the model's call down to here. A
+call without it is plain causal attention of every row.
+"""
+
+import inspect
+from collections.abc import Iterator
+from functools import lru_cache, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch before 2.10
+    varlen_attn = None
+
+FUSED = "documents_sdpa"
+PLAIN = "documents_eager"
+"""Names under which transformers knows the two functions: fused kernels, and softmax written out."""
+
+VARLEN_HEAD = 256
+"""Widest head of the flash kernel; it also wants a multiple of 8."""
+
+
+class UnsupportedAttentionError(ValueError):
+    """The model's attention does something that is not computed here; its own implementation has to be used."""
+
+
+def _documents(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    fused: bool = True,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **_unused: object,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it.
+
+    Args:
+        module: the attention layer.
+        query: [rows, heads, width, size]; key and value may have fewer heads.
+        key: [rows, key heads, width, size].
+        value: the same.
+        attention_mask: must be None; documents are told apart by ``cu_seq_lens_q``.
+        dropout: probability with which a weight is dropped, in training.
+        scaling: factor on the products; None: 1 / sqrt(size).
+        is_causal: False is refused.
+        cu_seq_lens_q: int32 [documents + 1], of a single row; trailing equal entries are empty documents.
+        max_length_q: longest document.
+        sliding_window: places that a token sees, itself included.
+        softcap: ``softcap * tanh(products / softcap)``.
+        fused: use torch's fused kernels; the soft cap is always written out.
+        s_aux: attention sinks; refused.
+        position_bias: refused.
+
+    Returns:
+        [rows, width, heads, size], and no attention weights.
+
+    Raises:
+        UnsupportedAttentionError: something above is refused.
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if attention_mask is not None or s_aux is not None or position_bias is not None or not causal:
+        raise UnsupportedAttentionError("masks, sinks, biases and attention in both directions are not computed here")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if cu_seq_lens_q is None:
+        cu_seq_lens_q = torch.arange(len(query) + 1, dtype=torch.int32) * query.shape[2]
+        query, key, value, rows = (*(_one_row(x) for x in (query, key, value)), len(query))
+    else:
+        rows = 1
+    longest = max_length_q or query.shape[2]
+    window = sliding_window if sliding_window and sliding_window < longest else 0
+    if fused and softcap is None and not (window or dropout) and rows == 1 and _varlen_takes(query):
+        out = _varlen(query, key, value, cu_seq_lens_q, longest, scaling)
+    else:
+        attend = _attend_operator if torch.compiler.is_compiling() else _attend
+        out = attend(query, key, value, cu_seq_lens_q, scaling, window, softcap or 0.0, fused, dropout)
+    return out.reshape(rows, -1, *out.shape[2:]), None
+
+
+def _one_row(states: Tensor) -> Tensor:
+    """[rows, heads, width, size] as [1, heads, rows * width, size]."""
+    rows, heads, width, size = states.shape
+    return states.transpose(0, 1).reshape(1, heads, rows * width, size)
+
+
+def _varlen_takes(query: Tensor) -> bool:
+    size = query.shape[-1]
+    low = query.dtype in {torch.bfloat16, torch.float16}
+    return varlen_attn is not None and query.is_cuda and low and size <= VARLEN_HEAD and size % 8 == 0
+
+
+@lru_cache(maxsize=1)
+def _varlen_parameters() -> frozenset[str]:
+    """The parameters of this torch's ``varlen_attn``: 2.10 says is_causal, later versions a window."""
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float) -> Tensor:
+    """All documents in one call of the flash kernel; tensors as in :func:`_documents`, of one row."""
+    known = _varlen_parameters()
+    given = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [width, heads, size]
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in known:
+        given["enable_gqa"] = True
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if "scale" in known:
+        given["scale"] = scaling
+    elif scaling != query.shape[-1] ** -0.5:
+        query = query * (scaling * query.shape[-1] ** 0.5)
+    return varlen_attn(query, key, value, starts, starts, longest, longest, **given)[None]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    scaling: float,
+    window: int,
+    softcap: float,
+    fused: bool,
+    dropout: float,
+) -> Tensor:
+    """Documents one by one, neighbours of equal length together; [1, width, heads, size]."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    written_out = softcap != 0.0 or not fused
+    parts = []
+    for at, count, length in _runs(starts.tolist()):
+        q, k, v = (  # [count, heads, length, size], views
+            x[0, :, at : at + count * length].unflatten(1, (count, length)).transpose(0, 1)
+            for x in (query, key, value)
+        )
+        banded = _band(length, window, query.device) if written_out or 0 < window < length else None
+        if written_out:
+            attended = _by_hand(q, k, v, banded, scaling, softcap, dropout)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, banded, dropout, banded is None, scale=scaling)
+        parts.append(attended.transpose(1, 2).reshape(1, count * length, query.shape[1], value.shape[-1]))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+@torch.library.custom_op("ppl_assets::attend_documents", mutates_args=())
+def _attend_operator(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    scaling: float,
+    window: int,
+    softcap: float,
+    fused: bool,
+    dropout: float,
+) -> Tensor:
+    """:func:`_attend` as one node of a compiled graph, which cannot follow its loop."""
+    return _attend(query, key, value, starts, scaling, window, softcap, fused, dropout).contiguous()
+
+
+@_attend_operator.register_fake
+def _(query: Tensor, _key: Tensor, value: Tensor, *_rest: object) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+
+
+def _runs(starts: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Where each run of documents of equal length begins, how many there are, and their length; empty ones are not."""
+    began, count, length = 0, 0, 0
+    for low, high in zip(starts, starts[1:], strict=False):
+        if high - low == length:
+            count += length > 0
+            continue
+        if count:
+            yield began, count, length
+        began, count, length = low, int(high > low), high - low
+    if count:
+        yield began, count, length
+
+
+@lru_cache(maxsize=8)
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """Which places a place sees: those before it and itself, at most ``window`` where that is not 0; bool [l, l]."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+    return seen.triu_(1 - window) if window else seen
+
+
+def _by_hand(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float, softcap: float, dropout: float) -> Tensor:
+    """Softmax written out, in float32 or wider as transformers' eager attention has it."""
+    products = torch.matmul(q, k.transpose(2, 3)) * scaling
+    if softcap:
+        products = torch.tanh(products / softcap) * softcap
+    products = products.masked_fill(~seen, torch.finfo(products.dtype).min)
+    wide = torch.float64 if products.dtype == torch.float64 else torch.float32
+    return torch.matmul(F.dropout(torch.softmax(products, -1, dtype=wide).to(q.dtype), dropout), v)
+
+
+AttentionInterface.register(FUSED, _documents)
+AttentionInterface.register(PLAIN, partial(_documents, fused=False))
+
+
+def use_document_attention(model: PreTrainedModel) -> str:
+    """Make the model attend document by document.
+
+    Returns:
+        The implementation that was in force, to go back to; empty where the model's attention cannot be replaced.
+    """
+    before = str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no public reader
+    if before in {FUSED, PLAIN} or before.startswith("flash"):  # flash kernels read cu_seq_lens themselves
+        return before
+    if not model._can_set_attn_implementation():  # noqa: SLF001 - nor a public question
+        return ""
+    model.set_attn_implementation(PLAIN if before == "eager" else FUSED)
+    return before

@@ -1,0 +1,109 @@
+"""How fast scoring is, and how fast the machine could be: floating-point work, matrix-product ceiling, stages.
+
+Belongs here: what is measured and what it is compared with. A model's work is the usual count for one forward pass:
+two operations for every weight of a matrix and token, and the attention of each token to those before it.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+CEILING_SIZE = {"cpu": 2048, "cuda": 8192}
+"""Rows, columns and depth of the product that measures a device's ceiling."""
+
+CEILING_REPEATS = 5
+
+
+@dataclass
+class StageSeconds:
+    """Where the time of a scoring run went, in seconds.
+
+    Attributes:
+        reading: waiting for chunks from the lake.
+        packing: waiting for rows to be built.
+        backbone: the model without its head.
+        head: logits, log-sum-exp and sums.
+        writing: waiting for finished rows to be kept.
+    """
+
+    reading: float = 0.0
+    packing: float = 0.0
+    backbone: float = 0.0
+    head: float = 0.0
+    writing: float = 0.0
+
+    @property
+    def slowest(self) -> str:
+        """Name of the longest stage."""
+        return max(fields(self), key=lambda stage: getattr(self, stage.name)).name
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return float(sum(getattr(self, stage.name) for stage in fields(self)))
+
+
+class DeviceClock:
+    """Moments on a device: on CUDA work is queued, so a moment is an event in the queue, not the host's time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+
+    def now(self) -> "float | torch.cuda.Event":
+        """This moment in the device's order of work."""
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @staticmethod
+    def between(first: "float | torch.cuda.Event", last: "float | torch.cuda.Event") -> float:
+        """Seconds from ``first`` to ``last``; the work up to ``last`` must be finished."""
+        if isinstance(first, float) or isinstance(last, float):
+            return float(last) - float(first)  # type: ignore[arg-type]
+        return first.elapsed_time(last) / 1000.0
+
+
+def forward_flops(model: PreTrainedModel, lengths: Sequence[int] | np.ndarray) -> float | None:
+    """Floating-point operations of one forward pass over documents of these many tokens, attended causally.
+
+    None for mixtures of experts, where which weights work depends on the tokens.
+    """
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+        return None
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D))
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * size
+    counts = np.asarray(lengths, dtype=np.float64)
+    pairs = float((counts * (counts + 1) / 2).sum())
+    return 2.0 * weights * float(counts.sum()) + 4.0 * config.num_hidden_layers * width * pairs
+
+
+def matmul_seconds(device: str, dtype: str) -> float:
+    """Seconds of one square matrix product of :data:`CEILING_SIZE`, after one to warm up."""
+    where, size = torch.device(device), CEILING_SIZE["cuda" if device.startswith("cuda") else "cpu"]
+    clock, kind = DeviceClock(where), getattr(torch, dtype)
+    left, right = (torch.rand(size, size, device=where).to(kind) for _ in range(2))
+    torch.mm(left, right)
+    began = clock.now()
+    torch.mm(left, right)
+    ended = clock.now()
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+    return clock.between(began, ended)
+
+
+@lru_cache(maxsize=4)
+def matmul_ceiling(device: str, dtype: str) -> float:
+    """Floating-point operations a second of a large matrix product on this machine: median of a few, once a process."""
+    size = CEILING_SIZE["cuda" if device.startswith("cuda") else "cpu"]
+    return 2.0 * size**3 / statistics.median(matmul_seconds(device, dtype) for _ in range(CEILING_REPEATS))
