@@ -16,7 +16,7 @@ from ppl_assets.automation.run import RunError
 from ppl_assets.automation.summary import lineage_table, summary
 from ppl_assets.corpus.assets import stored_test_set
 from ppl_assets.corpus.leaks import Overlap
-from ppl_assets.perplexity import assets as perplexity_assets
+from ppl_assets.perplexity import scoring
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.tables import (
     CHUNKS,
@@ -196,7 +196,7 @@ def test_a_new_document_rescores_only_new_chunks(study):
 
 def test_a_killed_scoring_run_goes_on_and_ends_with_the_rows_of_an_undisturbed_one(copies, monkeypatch):
     monkeypatch.setenv("PPL__SCORE__FIRST_TOKEN", "unscored")  # another scorer: nothing has a score yet
-    monkeypatch.setattr(perplexity_assets, "BATCH_CHUNKS", 64)
+    monkeypatch.setitem(scoring.BATCH_TOKENS, "cpu", 64 * 32)
     undisturbed, killed = copies("undisturbed"), copies("killed")
     assert undisturbed.materialize("score_corpus", "easy").success
     score, calls = Scorer.score, iter(range(100))

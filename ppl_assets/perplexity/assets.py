@@ -1,7 +1,7 @@
 """The perplexity group in Dagster: base_model, perplexity_scores, perplexity_landscape."""
 
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
@@ -21,11 +21,11 @@ from ppl_assets.perplexity.held_out import token_arrays
 from ppl_assets.perplexity.landscape_rows import LandscapeError, landscape_rows
 from ppl_assets.perplexity.models import BaseModel, load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
-from ppl_assets.perplexity.recipe import Recipe
-from ppl_assets.perplexity.score_rows import ScoreSpool, merged, score_rows
 from ppl_assets.perplexity.policy import ScorePolicy, resolve_policy
+from ppl_assets.perplexity.recipe import Recipe
+from ppl_assets.perplexity.score_rows import ScoreSpool, merged
 from ppl_assets.perplexity.scorer import Scorer, ScoringError
-from ppl_assets.progress import Progress
+from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import (
@@ -47,9 +47,6 @@ ORACLE_SAMPLE = 4
 
 ORACLE_TOLERANCE = {"float32": 1e-5, "float64": 1e-9, "bfloat16": 1e-2}
 """Relative difference of summed NLL that the check accepts; the scorer's own tests hold it to 1e-6 in float32."""
-
-BATCH_CHUNKS = 1024
-"""Chunks read, scored and spooled at a time: what a killed run can lose."""
 
 
 def base_model_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
@@ -162,12 +159,13 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
     base = stored_base_model(step.snapshot)
     policy = study_policy(study, base)
     inputs = perplexity_scores_inputs(study, step.lake, step.snapshot, step.partition)
-    commit, computed = step.unchanged(inputs), 0
+    commit, scored = step.unchanged(inputs), Scored()
     if commit is None:
         spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
-        computed = _score_missing(study, step, base, policy, spool, stored.filter(is_ours))
+        known = {*stored.filter(is_ours)["chunk_id"], *spool.rows()["chunk_id"]}
+        scored = _scored(study, step, base, policy, spool, known)
         ids = set(step.snapshot.read(CHUNKS, ["chunk_id"], {"corpus": step.partition})["chunk_id"])
         rows = merged([stored, spool.rows()], ids)
         scorer = pl.DataFrame([{**asdict(policy), "scorer_id": policy.scorer_id}], schema=pl.Schema(SCORERS.schema))
@@ -175,55 +173,61 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
         version = fingerprint(policy.scorer_id, rows.filter(is_ours)["chunk_id"].to_list())
         commit = step.write(writes, inputs, version)
         spool.clear()
-    return _scores_result(step, commit, computed)
+    return _scores_result(step, commit, scored)
 
 
-def _score_missing(
-    study: Study, step: Step, base: BaseModel, policy: ScorePolicy, spool: ScoreSpool, stored: pl.DataFrame
-) -> int:
-    """Score the partition's chunks that neither the lake nor the spool knows; returns how many."""
-    done = set(stored["chunk_id"]) | set(spool.rows()["chunk_id"])
+def _scored(
+    study: Study, step: Step, base: BaseModel, policy: ScorePolicy, spool: ScoreSpool, known: set[str]
+) -> Scored:
+    """Score the partition's chunks that are not ``known``."""
     sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
-    missing = sizes.filter(~pl.col("chunk_id").is_in(list(done)))
+    missing = sizes.filter(~pl.col("chunk_id").is_in(list(known)))
     if missing.is_empty():
-        return 0
+        return Scored()
     device = resolve_device(study.study.device)
-    scorer = Scorer(cached_model(base, device, policy.dtype, policy.attention), policy, study.score.row_tokens, device)
-    progress, total, scored = step.progress("tokens"), int(missing["n_tokens"].sum()), 0
-    columns = ["chunk_id", "tokens", "n_tokens", "n_bytes", "first_token_bytes"]
-    for batch in step.snapshot.scan(CHUNKS, columns, {"corpus": step.partition}, BATCH_CHUNKS):
-        rows = pl.DataFrame(pl.from_arrow(batch)).filter(~pl.col("chunk_id").is_in(list(done)))
-        if rows.is_empty():
-            continue
-        scores = scorer.score(token_arrays(rows["tokens"]), partial(_report, progress, scored, total))
-        spool.add(score_rows(rows, scores, step.partition, policy.scorer_id))
-        scored += int(rows["n_tokens"].sum())
-    step.log(progress.sentence())
-    return missing.height
+    model = cached_model(base, device, policy.dtype, policy.attention)
+    compiled = compiles(study.score.compile, device, int(sizes["n_tokens"].sum()))
+    scorer = Scorer(model, policy, study.score.row_tokens, device, compiled, say=step.log)
+    batches = step.snapshot.scan(
+        CHUNKS, CHUNK_COLUMNS, {"corpus": step.partition}, batch_chunks(device, study.chunks.tokens)
+    )
+    scored = score_batches(
+        scorer, batches, known, step.partition, spool, step.progress("tokens"), int(missing["n_tokens"].sum())
+    )
+    step.log(scored.sentence)
+    return scored
 
 
-def _report(progress: Progress, before: int, total: int, done: int, _in_batch: int) -> None:
-    progress.update(before + done, total)
-
-
-def _scores_result(step: Step, commit: Commit, computed: int) -> dg.MaterializeResult:
-    """Row count, tokens, mean and spread of what the partition holds under the scorer in force."""
+def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.MaterializeResult:
+    """What the partition holds under the scorer in force, and how fast the new part of it was scored."""
     rows = step.lake.snapshot().read(
         PERPLEXITY_SCORES,
-        ["n_scored", "nll", "ppl", "bits_per_byte", "status", "scorer_id"],
+        ["n_scored", "nll", "ppl", "log_ppl", "bits_per_byte", "status", "scorer_id"],
         {"corpus": step.partition, "scorer_id": commit.facts["scorer_id"]},
     )
     ok = rows.filter(pl.col("status") == "ok")
     metadata: dict[str, object] = {
-        "chunks_computed": computed,
+        "chunks_computed": scored.chunks,
         "tokens_scored": int(ok["n_scored"].sum()),
         "not_scored": rows.height - ok.height,
-        "scorer_id": rows["scorer_id"][0] if rows.height else "",
+        "scorer_id": commit.facts["scorer_id"],
     }
+    if scored.chunks:
+        metadata |= {
+            "tokens_per_second": dg.MetadataValue.float(round(scored.tokens_per_second, 1)),
+            "fraction_of_ceiling": dg.MetadataValue.null()
+            if scored.fraction_of_ceiling is None
+            else dg.MetadataValue.float(round(scored.fraction_of_ceiling, 3)),
+            "slowest_stage": scored.seconds.slowest,
+            "stage_seconds": dg.MetadataValue.md(as_markdown_table(pl.DataFrame([asdict(scored.seconds)]))),
+            "packing_efficiency": dg.MetadataValue.float(round(scored.packing_efficiency, 4)),
+        }
     if ok.height:
         metadata["perplexity_median"] = round(float(ok["ppl"].median() or 0.0), 3)  # type: ignore[arg-type]
         metadata["nats_per_token"] = round(float(ok["nll"].sum()) / float(ok["n_scored"].sum()), 5)
         metadata["bits_per_byte_median"] = round(float(ok["bits_per_byte"].median() or 0.0), 4)  # type: ignore[arg-type]
+        picture = plots.chunk_histogram(ok["log_ppl"].to_numpy(), step.partition)
+        metadata["histogram"] = dg.MetadataValue.md(plots.as_markdown(picture, "Perplexity of this corpus' chunks"))
     return step.result(commit, metadata, table=PERPLEXITY_SCORES, rows=rows.height)
 
 

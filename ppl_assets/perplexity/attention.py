@@ -12,16 +12,19 @@ call without it is plain causal attention of every row.
 import inspect
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 try:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 except ImportError:  # torch before 2.10
-    varlen_attn = None
+    varlen = None  # type: ignore[assignment]
 
 FUSED = "documents_sdpa"
 PLAIN = "documents_eager"
@@ -106,19 +109,19 @@ def _one_row(states: Tensor) -> Tensor:
 def _varlen_takes(query: Tensor) -> bool:
     size = query.shape[-1]
     low = query.dtype in {torch.bfloat16, torch.float16}
-    return varlen_attn is not None and query.is_cuda and low and size <= VARLEN_HEAD and size % 8 == 0
+    return varlen is not None and query.is_cuda and low and size <= VARLEN_HEAD and size % 8 == 0
 
 
 @lru_cache(maxsize=1)
 def _varlen_parameters() -> frozenset[str]:
     """The parameters of this torch's ``varlen_attn``: 2.10 says is_causal, later versions a window."""
-    return frozenset(inspect.signature(varlen_attn).parameters)
+    return frozenset(inspect.signature(varlen.varlen_attn).parameters)
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float) -> Tensor:
     """All documents in one call of the flash kernel; tensors as in :func:`_documents`, of one row."""
     known = _varlen_parameters()
-    given = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    given: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [width, heads, size]
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and "enable_gqa" in known:
@@ -129,7 +132,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: 
         given["scale"] = scaling
     elif scaling != query.shape[-1] ** -0.5:
         query = query * (scaling * query.shape[-1] ** 0.5)
-    return varlen_attn(query, key, value, starts, starts, longest, longest, **given)[None]
+    attended = varlen.varlen_attn(query, key, value, starts, starts, longest, longest, **given)
+    return cast("Tensor", attended)[None]
 
 
 def _attend(
@@ -151,14 +155,13 @@ def _attend(
     parts = []
     for at, count, length in _runs(starts.tolist()):
         q, k, v = (  # [count, heads, length, size], views
-            x[0, :, at : at + count * length].unflatten(1, (count, length)).transpose(0, 1)
-            for x in (query, key, value)
+            x[0, :, at : at + count * length].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)
         )
         banded = _band(length, window, query.device) if written_out or 0 < window < length else None
-        if written_out:
+        if banded is not None and written_out:
             attended = _by_hand(q, k, v, banded, scaling, softcap, dropout)
         else:
-            attended = F.scaled_dot_product_attention(q, k, v, banded, dropout, banded is None, scale=scaling)
+            attended = scaled_dot_product_attention(q, k, v, banded, dropout, banded is None, scale=scaling)
         parts.append(attended.transpose(1, 2).reshape(1, count * length, query.shape[1], value.shape[-1]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -187,7 +190,7 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_rest: object) -> Tensor:
 def _runs(starts: list[int]) -> Iterator[tuple[int, int, int]]:
     """Where each run of documents of equal length begins, how many there are, and their length; empty ones are not."""
     began, count, length = 0, 0, 0
-    for low, high in zip(starts, starts[1:], strict=False):
+    for low, high in pairwise(starts):
         if high - low == length:
             count += length > 0
             continue
@@ -212,7 +215,7 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float, soft
         products = torch.tanh(products / softcap) * softcap
     products = products.masked_fill(~seen, torch.finfo(products.dtype).min)
     wide = torch.float64 if products.dtype == torch.float64 else torch.float32
-    return torch.matmul(F.dropout(torch.softmax(products, -1, dtype=wide).to(q.dtype), dropout), v)
+    return torch.matmul(drop(torch.softmax(products, -1, dtype=wide).to(q.dtype), dropout), v)
 
 
 AttentionInterface.register(FUSED, _documents)

@@ -100,7 +100,7 @@ def backbone_states(
 
 
 def _logits(hidden: Tensor, head: Head, out: Tensor, first: int = 0) -> Tensor:
-    """Capped and scaled logits of the vocabulary from ``first`` on, in ``out`` [rows, entries] or, on CUDA, a new tensor."""
+    """Capped and scaled logits of the vocabulary from ``first`` on: ``out`` [rows, entries], on CUDA a new tensor."""
     weight = head.weight[first : first + out.shape[1]]
     if head.dtype in {torch.float32, torch.float64}:
         torch.mm(hidden.to(head.dtype), weight.to(head.dtype).T, out=out)
@@ -249,12 +249,12 @@ def _check_head(model: PreTrainedModel, head: Head) -> None:
 
 
 def keeps_documents_apart(model: PreTrainedModel) -> bool:
-    """Make the model attend document by document, and say whether packed documents then have the states they have alone.
+    """Make the model attend document by document, and say whether packed documents have the states they have alone.
 
     It is found by trying: three documents of different lengths, alone under the model's own attention and together
     under ours. A model for which it does not hold gets its own attention back.
     """
-    was_training, alone = model.training, []
+    was_training = model.training
     model.eval()
     lengths = [PROBE_TOKENS - 3 * number for number in range(PROBE_DOCUMENTS)]
     documents = [row[:length] for row, length in zip(_probe_ids(model), lengths, strict=True)]

@@ -36,7 +36,11 @@ def held_out_chunks(snapshot: Snapshot, split: str, corpora: list[str], tokens: 
 
 def token_arrays(column: pl.Series) -> list[np.ndarray]:
     """Token ids as int32 arrays, one a chunk."""
-    return [np.asarray(tokens, dtype=np.int32) for tokens in column.to_list()]
+    if column.is_empty():
+        return []
+    lengths = column.list.len().to_numpy()
+    flat = column.explode().drop_nulls().to_numpy().astype(np.int32)
+    return np.split(flat, np.cumsum(lengths)[:-1])
 
 
 def _order(chunk_id: str) -> str:

@@ -36,7 +36,7 @@ class TokenRows:
 
     Attributes:
         inputs: int64 [rows, width], token ids that are fed; one row where documents share it.
-        targets: int64 [tokens], token ids that are predicted at the first ``tokens`` places; the rest only fills the row.
+        targets: int64 [tokens], token ids predicted at the first ``tokens`` places; the rest only fills the row.
         positions: int64 [1, width], places counted from 0 in each document; None where each row is one document.
         starts: int32 [documents + 1], where each document begins; None where each row is one.
         lengths: places of each item, in order; they sum to ``tokens``.

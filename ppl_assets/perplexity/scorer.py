@@ -155,8 +155,9 @@ class Scorer:
         """Items and sums of each pass. Rows are built while the device works, and sums fetched one pass behind."""
         held = [sequences[i] for i in waiting]
         plans = self.plans(lengths[waiting], self.row_tokens)
-        began, running = time.perf_counter(), None
-        for plan, rows in ahead(lambda plan: (plan, self._built(plan, held)), plans):
+        began = time.perf_counter()
+        running: _Pass | None = None
+        for plan, rows in ahead((plan, self._built(plan, held)) for plan in plans):
             self.seconds.packing += time.perf_counter() - began
             behind, running = running, self._launch([int(waiting[i]) for i in plan.items], rows)
             if behind is not None:

@@ -4,7 +4,7 @@ They draw on matplotlib's Agg canvas without pyplot; the look is in ``style``.
 """
 
 from ppl_assets.plots.curves import CURVE_COLUMNS, RESIDUAL_COLUMNS, loss_curves, residuals
-from ppl_assets.plots.landscape import landscape
+from ppl_assets.plots.landscape import chunk_histogram, landscape
 from ppl_assets.plots.strategies import base_losses, final_losses, strategies
 from ppl_assets.plots.style import Size, as_markdown, perplexity_text, words
 from ppl_assets.plots.surface import LawSurface, law_surface
@@ -16,6 +16,7 @@ __all__ = [
     "Size",
     "as_markdown",
     "base_losses",
+    "chunk_histogram",
     "final_losses",
     "landscape",
     "law_surface",

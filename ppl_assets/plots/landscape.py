@@ -63,6 +63,39 @@ def landscape(
         return encode(figure)
 
 
+def chunk_histogram(log_ppl: np.ndarray, corpus: str) -> bytes:
+    """Distribution of one corpus' chunk perplexity, small.
+
+    Args:
+        log_ppl: float64 [chunks], finite, at least one.
+        corpus: its name.
+
+    Returns:
+        PNG bytes.
+    """
+    counts, edges = np.histogram(log_ppl, min(60, max(5, round(2 * len(log_ppl) ** 0.5))))
+    middle = math.exp(float(np.median(log_ppl)))
+    with styled("small"):
+        figure = new_figure("small", 2.2)
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        axes.stairs(counts, np.exp(edges), fill=True, color="#d5dbe0")
+        axes.stairs(counts, np.exp(edges), color=MUTED, linewidth=0.9)
+        axes.axvline(middle, color=TEST, linewidth=1.2)
+        axes.set_ylim(0, counts.max() * 1.25)
+        axes.annotate(
+            f"median {perplexity_text(middle)}", (middle, counts.max() * 1.12), (4, 0), textcoords="offset points",
+            color=TEST, va="center",
+        )  # fmt: skip
+        left, right = math.exp(edges[0]) / 1.05, math.exp(edges[-1]) * 1.05
+        axes.set_xlim(left, right)
+        log_axis(axes.xaxis, left, right, most=7)
+        axes.set_xlabel(f"perplexity of a chunk of {corpus} (log scale)")
+        axes.set_ylabel("chunks")
+        axes.grid(axis="y")
+        return encode(figure)
+
+
 def _distribution(axes: Any, histogram: pl.DataFrame, landscape: pl.DataFrame, size: Size) -> tuple[float, float]:
     """Candidates filled, test set as a line, noise shaded; returns the range of perplexity shown."""
     filled = histogram.filter(pl.col("chunks") > 0, pl.col("scope").is_in([CANDIDATES, TEST_SCOPE]))

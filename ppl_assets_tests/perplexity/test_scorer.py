@@ -16,7 +16,6 @@ from ppl_assets.perplexity.head import ModelError, keeps_documents_apart, read_h
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.policy import resolve_policy
 from ppl_assets.perplexity.scorer import Scorer, ScoringError
-from ppl_assets.perplexity.scores import bits_per_byte
 from ppl_assets_tests.perplexity.tiny import (
     CONTEXT,
     VOCABULARY,
@@ -155,16 +154,6 @@ def test_a_backbone_that_does_not_compile_is_run_as_it_is(monkeypatch):
     assert "not compiled" in said[0]
 
 
-def test_packing_with_a_cache_would_let_documents_see_each_other():
-    model, chunks = tiny_model("llama"), chunks_of([24, 24])
-    ids = torch.from_numpy(np.concatenate(chunks)).long()[None]
-    positions = torch.arange(24).repeat(1, 2)
-    with torch.no_grad():
-        leaking = model(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids)).logits[0, 24:]
-        alone = model(input_ids=ids[:, 24:], use_cache=False).logits[0]
-    assert float((leaking - alone).abs().max()) > 0.1  # the trap is real: our settings avoid it
-
-
 def test_the_sum_has_every_token_and_logits_are_shifted_by_one():
     chunk = chunks_of([12])[0]
     logits = tiny_model64("llama")(input_ids=torch.tensor([[0, *chunk.tolist()]])).logits[0].log_softmax(-1).detach()
@@ -206,16 +195,6 @@ def test_a_loss_that_is_not_finite_has_no_score():
     scores = scorer.score([np.array([3, 7, 4], np.int32)])
     assert scores.status == ["non_finite"]
     assert np.isnan(scores.nll[0])
-
-
-def test_the_mean_loss_is_over_tokens_not_over_chunks():
-    scores = scorer_of("llama").score(chunks_of([3, 60]))
-    assert scores.mean_nll() == pytest.approx(scores.nll.sum() / 63)
-    assert scores.mean_nll() != pytest.approx(scores.log_ppl.mean(), rel=1e-3)
-
-
-def test_bits_per_byte_divides_by_ln_2_and_bytes():
-    assert bits_per_byte(np.array([math.log(2.0) * 24]), np.array([8]))[0] == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,12 @@ def random_model(name: str, weights: int, hidden: int = 32, layers: int = 2) -> 
         case "bloom":  # attends in a way of its own, with biases
             model = BloomForCausalLM(
                 BloomConfig(
-                    vocab_size=VOCABULARY, hidden_size=hidden, n_layer=layers, n_head=4, initializer_range=0.3, **TOKEN_IDS
+                    vocab_size=VOCABULARY,
+                    hidden_size=hidden,
+                    n_layer=layers,
+                    n_head=4,
+                    initializer_range=0.3,
+                    **TOKEN_IDS,
                 )
             )
         case "opt":  # takes no positions

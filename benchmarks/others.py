@@ -1,0 +1,88 @@
+"""How others compute perplexity: what the scorer is compared with, in tests for its values and in scoring.py for speed.
+
+Every function takes the same model and the same token ids, and returns the summed negative log-likelihood of each chunk
+after a prefix token, float64 [chunks], in nats. Only the procedure differs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+
+def evaluate_procedure(
+    model: PreTrainedModel, chunks: Sequence[np.ndarray], prefix_id: int, batch_size: int = 16
+) -> np.ndarray:
+    """The procedure of the perplexity measurement of Hugging Face ``evaluate``, written out by us.
+
+    All texts are padded to the longest of them all, batches follow the file's order, all logits exist at once, and the
+    loss of padding is multiplied by 0. ``evaluate`` itself fetches its module from the hub when it runs, and returns
+    exp(nll / tokens) of each text and the mean of these.
+    """
+    device, longest = model.device, max(len(chunk) for chunk in chunks)
+    ids = torch.full((len(chunks), 1 + longest), prefix_id)
+    mask = torch.zeros_like(ids)
+    for row, chunk in enumerate(chunks):
+        ids[row, 1 : 1 + len(chunk)] = torch.from_numpy(np.asarray(chunk, dtype=np.int64))
+        mask[row, : 1 + len(chunk)] = 1
+    found = []
+    for at in range(0, len(chunks), batch_size):
+        batch, attended = ids[at : at + batch_size].to(device), mask[at : at + batch_size].to(device)
+        with torch.no_grad():
+            logits = model(batch, attention_mask=attended).logits
+        losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), batch[:, 1:], reduction="none")
+        found.append((losses * attended[:, 1:]).sum(1).double().cpu())
+    return torch.cat(found).numpy()
+
+
+def sorted_padded(
+    model: PreTrainedModel, chunks: Sequence[np.ndarray], prefix_id: int, batch_size: int = 16
+) -> np.ndarray:
+    """What a careful person writes by hand: batches of chunks sorted by length, right padding, full logits."""
+    device, found = model.device, np.zeros(len(chunks))
+    order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i]))
+    for at in range(0, len(order), batch_size):
+        items = order[at : at + batch_size]
+        width = 1 + len(chunks[items[0]])
+        ids = torch.full((len(items), width), prefix_id)
+        mask = torch.zeros_like(ids)
+        for row, item in enumerate(items):
+            ids[row, 1 : 1 + len(chunks[item])] = torch.from_numpy(np.asarray(chunks[item], dtype=np.int64))
+            mask[row, : 1 + len(chunks[item])] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        with torch.inference_mode():
+            logits = model(ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        found[items] = (losses * mask[:, 1:]).sum(1).double().cpu().numpy()
+    return found
+
+
+def lm_eval_rolling(
+    model: PreTrainedModel, tokenizer: Any, batch_size: int, softmax_dtype: str | None = "float32"
+) -> Any:
+    """A function from chunks to summed nll: lm-eval's ``loglikelihood_rolling`` of its hf backend.
+
+    Texts are given by number and looked up as token ids, so that it scores exactly the chunks that we score.
+    """
+    from lm_eval.api.instance import Instance  # noqa: PLC0415 - a tool of tests and benchmarks only
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+
+    class Numbered(HFLM):
+        chunks: Sequence[np.ndarray] = ()
+
+        def tok_encode(self, string: str, *_given: Any, **_named: Any) -> list[int]:
+            return [int(token) for token in self.chunks[int(string)]]
+
+    harness = Numbered(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype=softmax_dtype)
+
+    def nll(chunks: Sequence[np.ndarray]) -> np.ndarray:
+        harness.chunks = chunks
+        requests = [
+            Instance(request_type="loglikelihood_rolling", doc={}, arguments=(str(number),), idx=number)
+            for number in range(len(chunks))
+        ]
+        return -np.array(harness.loglikelihood_rolling(requests, disable_tqdm=True), dtype=np.float64)
+
+    return nll

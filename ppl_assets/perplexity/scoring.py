@@ -1,0 +1,146 @@
+"""Scoring a partition: chunks stream from the lake through the scorer into the spool.
+
+Belongs here: how reading, computing and keeping overlap, and what is reported of it. Chunks are read and finished
+batches are written in threads of their own, so that the device waits for neither. Batches are cut by the device and the
+partition alone, never by how fast it goes: a run that was killed and goes on forms the same batches as an undisturbed
+one, and with them the same bytes.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ppl_assets.perplexity.ahead import ahead
+from ppl_assets.perplexity.held_out import token_arrays
+from ppl_assets.perplexity.score_rows import ScoreSpool, score_rows
+from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets.perplexity.scores import Scores
+from ppl_assets.perplexity.speed import StageSeconds, forward_flops, matmul_ceiling
+from ppl_assets.progress import Progress
+
+CHUNK_COLUMNS = ["chunk_id", "tokens", "n_tokens", "n_bytes", "first_token_bytes"]
+
+BATCH_TOKENS = {"cpu": 32_768, "cuda": 2_097_152}
+"""Tokens read, scored and spooled at a time, about: what a killed run can lose. A minute and a half of a model of 135 M
+parameters on two cores; some seconds of a GPU, which drains once a batch."""
+
+COMPILE_TOKENS = 20_000_000
+"""Tokens of a partition from which compiling for CUDA, about a minute, is repaid."""
+
+
+@dataclass
+class Scored:
+    """What scoring a partition came to.
+
+    Attributes:
+        chunks: chunks scored.
+        tokens: their tokens, prefixes not counted.
+        elapsed: seconds in all.
+        seconds: where they went.
+        packing_efficiency: tokens over computed places.
+        fraction_of_ceiling: floating-point operations a second over the machine's matrix products; None where unknown.
+    """
+
+    chunks: int = 0
+    tokens: int = 0
+    elapsed: float = 0.0
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    packing_efficiency: float = 1.0
+    fraction_of_ceiling: float | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens over elapsed seconds."""
+        return self.tokens / max(self.elapsed, 1e-9)
+
+    @property
+    def sentence(self) -> str:
+        """One line for the log."""
+        ceiling = self.fraction_of_ceiling
+        share = "" if ceiling is None else f", {ceiling:.0%} of what the machine's matrix products reach"
+        return (
+            f"{self.chunks:,} chunks of {self.tokens:,} tokens scored in {self.elapsed:,.1f} s: "
+            f"{self.tokens_per_second:,.0f} tokens/s{share}; slowest stage: {self.seconds.slowest}"
+        )
+
+
+def batch_chunks(device: str, chunk_tokens: int) -> int:
+    """Chunks of one batch."""
+    return max(1, BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"] // chunk_tokens)
+
+
+def compiles(wanted: str, device: str, tokens: int) -> bool:
+    """Whether the model is compiled: ``wanted`` is on, off or auto, ``tokens`` are those of the whole partition."""
+    return wanted == "on" or (wanted == "auto" and device.startswith("cuda") and tokens >= COMPILE_TOKENS)
+
+
+def score_batches(
+    scorer: Scorer,
+    batches: Iterable[pa.RecordBatch],
+    known: set[str],
+    corpus: str,
+    spool: ScoreSpool,
+    progress: Progress,
+    total: int,
+) -> Scored:
+    """Score what is not known, and keep it batch by batch.
+
+    Args:
+        scorer: the scorer.
+        batches: :data:`CHUNK_COLUMNS` of the partition's chunks.
+        known: chunk ids that have a score.
+        corpus: corpus partition.
+        spool: where finished batches wait.
+        progress: told of tokens done.
+        total: tokens to be scored.
+    """
+    scored, seconds, lengths = Scored(), scorer.seconds, []
+    kept: Future[None] | None = None
+    began = moment = time.perf_counter()
+    with ThreadPoolExecutor(1) as writer:
+        for rows, tokens in ahead(_unknown(batches, known)):
+            seconds.reading += time.perf_counter() - moment
+            scores = scorer.score(tokens, partial(_report, progress, scored.tokens, total))
+            moment = time.perf_counter()
+            if kept is not None:
+                kept.result()
+            kept = writer.submit(_keep, spool, rows, scores, corpus, scorer.policy.scorer_id)
+            seconds.writing += time.perf_counter() - moment
+            scored.chunks, scored.tokens = scored.chunks + rows.height, scored.tokens + int(rows["n_tokens"].sum())
+            lengths.append(scores.n_scored)
+            moment = time.perf_counter()
+        if kept is not None:
+            kept.result()
+    seconds.writing += time.perf_counter() - moment
+    scored.seconds, scored.elapsed = seconds, time.perf_counter() - began
+    scored.packing_efficiency = scorer.tokens / max(scorer.slots, 1)
+    scored.fraction_of_ceiling = _fraction_of_ceiling(scorer, np.concatenate(lengths or [np.zeros(0)]), scored.elapsed)
+    return scored
+
+
+def _unknown(batches: Iterable[pa.RecordBatch], known: set[str]) -> Iterator[tuple[pl.DataFrame, list[np.ndarray]]]:
+    """Rows and token ids of the chunks of each batch that have no score yet; batches without any are passed over."""
+    done = list(known)
+    for batch in batches:
+        rows = pl.DataFrame(pl.from_arrow(batch)).filter(~pl.col("chunk_id").is_in(done))
+        if not rows.is_empty():
+            yield rows.drop("tokens"), token_arrays(rows["tokens"])
+
+
+def _keep(spool: ScoreSpool, rows: pl.DataFrame, scores: Scores, corpus: str, scorer_id: str) -> None:
+    spool.add(score_rows(rows, scores, corpus, scorer_id))
+
+
+def _report(progress: Progress, before: int, total: int, done: int, _in_batch: int) -> None:
+    progress.update(before + done, total)
+
+
+def _fraction_of_ceiling(scorer: Scorer, lengths: np.ndarray, elapsed: float) -> float | None:
+    work = forward_flops(scorer.model, lengths)
+    return None if work is None else work / elapsed / matmul_ceiling(str(scorer.device), scorer.policy.dtype)
