@@ -40,7 +40,10 @@ def evaluate_procedure(
 def sorted_padded(
     model: PreTrainedModel, chunks: Sequence[np.ndarray], prefix_id: int, batch_size: int = 16
 ) -> np.ndarray:
-    """What a careful person writes by hand: batches of chunks sorted by length, right padding, full logits."""
+    """What a careful person writes by hand: batches of chunks sorted by length, padded on the right, full logits.
+
+    No mask is given: causal attention never looks right, and without one the fused kernels are used.
+    """
     device, found = model.device, np.zeros(len(chunks))
     order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i]))
     for at in range(0, len(order), batch_size):
@@ -51,11 +54,11 @@ def sorted_padded(
         for row, item in enumerate(items):
             ids[row, 1 : 1 + len(chunks[item])] = torch.from_numpy(np.asarray(chunks[item], dtype=np.int64))
             mask[row, : 1 + len(chunks[item])] = 1
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = ids.to(device), mask.to(device)  # the mask only says which losses count
         with torch.inference_mode():
-            logits = model(ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        found[items] = (losses * mask[:, 1:]).sum(1).double().cpu().numpy()
+            logits = model(ids[:, :-1], use_cache=False).logits.float()
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        found[items] = (losses.view(len(items), -1) * mask[:, 1:]).sum(1).double().cpu().numpy()
     return found
 
 

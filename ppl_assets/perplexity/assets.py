@@ -219,6 +219,7 @@ def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.Materialize
             if scored.fraction_of_ceiling is None
             else dg.MetadataValue.float(round(scored.fraction_of_ceiling, 3)),
             "slowest_stage": scored.seconds.slowest,
+            "scorer_seconds": dg.MetadataValue.float(round(scored.seconds.scorer, 3)),
             "stage_seconds": dg.MetadataValue.md(as_markdown_table(pl.DataFrame([asdict(scored.seconds)]))),
             "packing_efficiency": dg.MetadataValue.float(round(scored.packing_efficiency, 4)),
         }
