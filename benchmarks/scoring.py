@@ -35,11 +35,13 @@ from ppl_assets.perplexity.head import token_nll
 from ppl_assets.perplexity.packing import fixed_width, plan_rows
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.scorer import ROW_TOKENS, Scorer
-from ppl_assets.perplexity.speed import CEILING_SIZE, forward_flops, matmul_seconds
+from ppl_assets.perplexity.speed import CEILING_SIZE, forward_flops, matmul_rate
 
 BATCH = 16
 LONGEST = 2_048
+RIVALS = ("sorted_padded", "evaluate", "lm_eval_batch_1", "lm_eval_batch_16")
 HEAD_ROWS = 2_048
+CEILING_PRODUCTS = 10
 NOMINAL_H100 = 989e12
 """Dense bfloat16 operations a second that the maker states for one H100."""
 
@@ -85,16 +87,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     scorer.slots = scorer.tokens = 0
     times = Times()
     for repeat in range(arguments.repeats):
-        for name, other in others.items():
+        for name, other in (others or {"nobody": None}).items():
             given = [chunks[i] for i in few] if name == "evaluate" else chunks
-            before = _ceiling(arguments.device, dtype)
+            before = matmul_rate(arguments.device, dtype, CEILING_PRODUCTS)
             seconds, mine = _timed(lambda given=given: scorer.score(given).nll, arguments.device)
-            ceiling = (before + _ceiling(arguments.device, dtype)) / 2.0
+            ceiling = (before + matmul_rate(arguments.device, dtype, CEILING_PRODUCTS)) / 2.0
             work = forward_flops(scorer.model, [len(chunk) for chunk in given]) or 0.0
             times.ceiling.append(ceiling)
             times.fraction.append(work / seconds / ceiling)
             times.tokens_per_s.append(sum(map(len, given)) / seconds)
             times.ours.setdefault(name, []).append(round(seconds, 3))
+            if other is None:
+                continue
             seconds, found = _timed(lambda other=other, given=given: other(given), arguments.device)
             times.others.setdefault(name, []).append(round(seconds, 3))
             _compare(name, found, mine, dtype)
@@ -125,9 +129,7 @@ def _others(model: Any, vocabulary: int, arguments: argparse.Namespace) -> dict[
         for size in (1, BATCH):
             rolling = lm_eval_rolling(model, tokenizer, size)
             others[f"lm_eval_batch_{size}"] = lambda chunks, rolling=rolling: _silently(rolling, chunks)
-    if arguments.quick:
-        others.pop("lm_eval_batch_1")
-    return others
+    return {name: other for name, other in others.items() if name in arguments.against}
 
 
 def _report(
@@ -220,11 +222,6 @@ def _timed(work: Callable[[], np.ndarray], device: str) -> tuple[float, np.ndarr
     return time.perf_counter() - began, found
 
 
-def _ceiling(device: str, dtype: str) -> float:
-    size = CEILING_SIZE["cuda" if device == "cuda" else "cpu"]
-    return 2.0 * size**3 / statistics.median(matmul_seconds(device, dtype) for _ in range(3))
-
-
 def _compare(name: str, found: np.ndarray, ours: np.ndarray, dtype: str) -> None:
     apart = float(np.abs(found / ours - 1.0).max())
     if apart > (1e-4 if dtype == "float32" else 2e-2):
@@ -288,6 +285,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="interleaved repeats; default 2, --quick 1")
     parser.add_argument("--row-tokens", type=int, default=None, help="tokens of one pass; default: as the device likes")
     parser.add_argument("--asset-tokens", type=int, help="tokens of the asset's corpus; 0: do not measure it")
+    parser.add_argument(
+        "--against", nargs="*", choices=RIVALS, help="rivals; default all, --quick without lm-eval one by one"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the model")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -295,6 +295,8 @@ def _arguments() -> argparse.Namespace:
     arguments.chunks = arguments.chunks or (32 if quick else 96)
     arguments.repeats = arguments.repeats or (1 if quick else 2)
     arguments.evaluate_chunks = min(arguments.chunks, 16 if quick else 32)
+    if arguments.against is None:
+        arguments.against = [name for name in RIVALS if not (quick and name == "lm_eval_batch_1")]
     arguments.asset_model = "27m" if arguments.device == "cpu" else arguments.model
     if arguments.asset_tokens is None:
         arguments.asset_tokens = 95_000 if quick else 100_000

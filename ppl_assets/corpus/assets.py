@@ -14,7 +14,7 @@ from ppl_assets.corpus.held_out import no_test_document, select_test_documents
 from ppl_assets.corpus.leaks import near_test_violations
 from ppl_assets.corpus.pipeline import ChunkStream, build_chunks, require_context
 from ppl_assets.corpus.stored import stored_documents, stored_rows, stored_test_set
-from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.corpus.tokenizer import cached_tokenizer
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot, Write
 from ppl_assets.markdown import as_markdown_table
@@ -184,7 +184,7 @@ def chunks(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
         stream = build_chunks(
             study,
             step.partition,
-            load_tokenizer(base["path"]),
+            cached_tokenizer(base["path"]),
             base["tokenizer_fingerprint"],
             stored_test_set(study, step.snapshot),
             progress=lambda documents, made: progress.update(documents, note=f"{made:,} chunks"),

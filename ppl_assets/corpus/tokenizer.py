@@ -5,23 +5,30 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ppl_assets.corpus.errors import CorpusError
+from ppl_assets.errors import UserError
 
 
-@lru_cache(maxsize=2)
-def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a model folder or GGUF file.
+class TokenizerError(UserError, ValueError):
+    """The model's tokenizer cannot be used; the message says why and what to do."""
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a model folder: chunks need its character offsets.
 
     Raises:
-        CorpusError: the model has no fast tokenizer, which offsets need.
+        TokenizerError: there is none, it cannot be loaded, or it is a slow one.
     """
-    file = Path(path)
-    if file.suffix == ".gguf":
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise CorpusError(
-            f"the tokenizer at {path} is not a fast one; chunks need character offsets: use a model that has one"
-        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise TokenizerError(
+            f"{folder} has no tokenizer that can be loaded; put its tokenizer.json there "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise TokenizerError(f"{folder} has only a slow tokenizer; give a folder with tokenizer.json")
     return tokenizer
+
+
+cached_tokenizer = lru_cache(maxsize=2)(load_tokenizer)
+""":func:`load_tokenizer` once a process: one process runs many partitions."""

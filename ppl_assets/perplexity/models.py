@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.hub import download
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
@@ -88,7 +89,7 @@ def resolve_base_model(
 def load_model(
     base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
 ) -> PreTrainedModel:
-    """The model in eval mode, in exactly this dtype.
+    """The model in eval mode, in exactly this dtype; ``auto`` is the checkpoint's own.
 
     ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
     1.7 % of perplexity.
@@ -100,7 +101,7 @@ def load_model(
     disable_progress_bar()
     model, loaded = AutoModelForCausalLM.from_pretrained(
         base.path,
-        dtype=getattr(torch, dtype),
+        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -114,11 +115,6 @@ def load_model(
             "give a complete checkpoint"
         )
     return model.to(device).eval()
-
-
-def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of the base model."""
-    return _tokenizer(Path(base.path))
 
 
 def check_folder(folder: Path) -> list[Path]:
@@ -166,7 +162,7 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
             f"{folder} is no causal language model that transformers {transformers.__version__} knows; give one "
             f"({_first_line(error)})"
         ) from error
-    tokenizer = _tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     text_config: Any = config.get_text_config()
     context = getattr(text_config, "max_position_embeddings", None) or tokenizer.model_max_length
     if context > 2**31:  # transformers' "unlimited"
@@ -193,18 +189,6 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
     )
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise ModelError(
-            f"{folder} has no tokenizer that can be loaded; put its tokenizer.json there ({_first_line(error)})"
-        ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"{folder} has only a slow tokenizer; give a folder with tokenizer.json")
-    return tokenizer
 
 
 def _converted(file: Path, target: Path) -> Path:

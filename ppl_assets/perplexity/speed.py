@@ -4,7 +4,6 @@ Belongs here: what is measured and what it is compared with. A model's work is t
 two operations for every weight of a matrix and token, and the attention of each token to those before it.
 """
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +17,8 @@ from transformers.pytorch_utils import Conv1D
 CEILING_SIZE = {"cpu": 2048, "cuda": 8192}
 """Rows, columns and depth of the product that measures a device's ceiling."""
 
-CEILING_REPEATS = 5
+CEILING_PRODUCTS = 5
+"""Products in a row: on a shared machine a single one says little."""
 
 
 @dataclass
@@ -88,22 +88,22 @@ def forward_flops(model: PreTrainedModel, lengths: Sequence[int] | np.ndarray) -
     return 2.0 * weights * float(counts.sum()) + 4.0 * config.num_hidden_layers * width * pairs
 
 
-def matmul_seconds(device: str, dtype: str) -> float:
-    """Seconds of one square matrix product of :data:`CEILING_SIZE`, after one to warm up."""
+def matmul_rate(device: str, dtype: str, products: int = CEILING_PRODUCTS) -> float:
+    """Floating-point operations a second of large square matrix products, one after another, after one to warm up."""
     where, size = torch.device(device), CEILING_SIZE["cuda" if device.startswith("cuda") else "cpu"]
     clock, kind = DeviceClock(where), getattr(torch, dtype)
     left, right = (torch.rand(size, size, device=where).to(kind) for _ in range(2))
     torch.mm(left, right)
     began = clock.now()
-    torch.mm(left, right)
+    for _ in range(products):
+        torch.mm(left, right)
     ended = clock.now()
     if where.type == "cuda":
         torch.cuda.synchronize()
-    return clock.between(began, ended)
+    return 2.0 * size**3 * products / clock.between(began, ended)
 
 
 @lru_cache(maxsize=4)
 def matmul_ceiling(device: str, dtype: str) -> float:
-    """Floating-point operations a second of a large matrix product on this machine: median of a few, once a process."""
-    size = CEILING_SIZE["cuda" if device.startswith("cuda") else "cpu"]
-    return 2.0 * size**3 / statistics.median(matmul_seconds(device, dtype) for _ in range(CEILING_REPEATS))
+    """:func:`matmul_rate` of this machine, measured once a process."""
+    return matmul_rate(device, dtype)

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from benchmarks.others import evaluate_procedure, lm_eval_rolling, sorted_padded
-from ppl_assets.perplexity.models import load_model, load_tokenizer, resolve_base_model
+from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer, ScoringError
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model
@@ -54,7 +55,7 @@ def test_evaluates_own_perplexity_module_agrees_where_it_can_be_loaded(base):
             f"evaluate fetches its perplexity module from the hub, which is out of reach: {type(error).__name__}"
         )
     found = perplexity.compute(predictions=TEXTS[:8], model_id=base.path, batch_size=4)["perplexities"]
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base.path)
     chunks = [np.array(tokenizer.encode(text, add_special_tokens=False), np.int32) for text in TEXTS[:8]]
     np.testing.assert_allclose(ours(load_model(base), chunks, base.bos_id).ppl, found, rtol=1e-5)
 
@@ -65,7 +66,7 @@ def test_lm_evals_rolling_loglikelihood_of_texts_agrees(base, batch_size):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base.path)
     harness = HFLM(pretrained=load_model(base), tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
     requests = [
         Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=i)
@@ -80,13 +81,13 @@ def test_lm_evals_rolling_loglikelihood_of_texts_agrees(base, batch_size):
 @needs_lm_eval
 def test_the_benchmarks_lm_eval_scores_the_very_same_chunks(base):
     chunks = chunks_of(LENGTHS)
-    found = lm_eval_rolling(load_model(base), load_tokenizer(base), 4)(chunks)
+    found = lm_eval_rolling(load_model(base), load_tokenizer(base.path), 4)(chunks)
     np.testing.assert_allclose(ours(load_model(base), chunks, base.bos_id).nll, found, rtol=1e-5)
 
 
 @needs_lm_eval
 def test_lm_evals_default_sums_in_the_models_dtype_which_in_bfloat16_is_another_number(base):
-    model, tokenizer, chunks = load_model(base, dtype="bfloat16"), load_tokenizer(base), chunks_of([120] * 8)
+    model, tokenizer, chunks = load_model(base, dtype="bfloat16"), load_tokenizer(base.path), chunks_of([120] * 8)
     exact = Scorer(model, policy(dtype="bfloat16", window_tokens=128)).score(chunks).nll
     float32 = lm_eval_rolling(model, tokenizer, 4)(chunks)
     default = lm_eval_rolling(model, tokenizer, 4, softmax_dtype=None)(chunks)
@@ -101,4 +102,4 @@ def test_a_text_longer_than_the_context_is_refused_here_and_cut_into_windows_the
     chunk = chunks_of([200])[0]
     with pytest.raises(ScoringError, match="200 tokens"):
         ours(load_model(base), [chunk])
-    assert np.isfinite(lm_eval_rolling(load_model(base), load_tokenizer(base), 1)([chunk])).all()
+    assert np.isfinite(lm_eval_rolling(load_model(base), load_tokenizer(base.path), 1)([chunk])).all()

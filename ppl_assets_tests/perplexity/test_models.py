@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.errors import UserError
 from ppl_assets.perplexity import hub
 from ppl_assets.perplexity.head import ModelError
-from ppl_assets.perplexity.models import load_model, load_tokenizer, resolve_base_model, tokenizer_fingerprint
+from ppl_assets.perplexity.models import load_model, resolve_base_model, tokenizer_fingerprint
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer
@@ -70,7 +72,7 @@ def test_weights_and_tokenizer_both_decide_the_models_id(folder, tmp_path):
 
 
 def test_truncation_and_padding_do_not_change_the_tokenizers_fingerprint(folder, tmp_path):
-    tokenizer = load_tokenizer(resolve(folder, tmp_path))
+    tokenizer = load_tokenizer(folder)
     before = tokenizer_fingerprint(tokenizer)
     tokenizer.backend_tokenizer.enable_truncation(7)
     tokenizer.backend_tokenizer.enable_padding(length=9)
@@ -107,7 +109,7 @@ def test_code_that_a_checkpoint_brings_is_refused(folder, tmp_path, name):
 )
 def test_a_missing_file_is_named(folder, tmp_path, name, message):
     (folder / name).unlink()
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(UserError, match=message):
         resolve(folder, tmp_path)
 
 
@@ -170,7 +172,7 @@ def test_a_real_gguf_model_is_converted_once_and_scored_right(tmp_path):
     assert (base.parameters, base.context_length, base.vocabulary) == (134_515_008, 8192, 49_152)
     assert resolve(base.source, tmp_path) == base
     text = "The capital of France is Paris. The capital of Germany is Berlin."
-    chunk = np.array(load_tokenizer(base).encode(text, add_special_tokens=False), np.int32)
+    chunk = np.array(load_tokenizer(base.path).encode(text, add_special_tokens=False), np.int32)
     given = policy(base.bos_id, window_tokens=256)
     model = load_model(base)
     found = Scorer(model, given).score([chunk])
