@@ -181,7 +181,7 @@ class Scorer:
         hidden = self.hidden_states(rows)[: len(rows.targets)]
         between = self._clock.now()
         values = token_nll(hidden, self._moved(rows.targets), self.head)
-        sums = _sums(values.double(), rows.lengths)
+        sums = _sums(values.double(), self._moved(np.array(rows.lengths)))
         self.slots, self.tokens = self.slots + rows.inputs.size, self.tokens + len(rows.targets)
         return _Pass(items, sums, (began, between, self._clock.now()))
 
@@ -251,15 +251,16 @@ class Scorer:
             torch.cuda.empty_cache()
 
 
-def _sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
+def _sums(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums of the token losses of each chunk, float64 [4, chunks]: first half, second half, squares, highest.
 
     Args:
         values: float64 [sum of lengths], chunk after chunk.
-        lengths: tokens of each chunk, at least 1.
+        lengths: int64 [chunks], tokens of each, at least 1.
     """
-    whole = torch.tensor(lengths, device=values.device)
-    halves = torch.stack([whole // 2, whole - whole // 2], 1)
-    split = torch.segment_reduce(values, "sum", lengths=halves.reshape(-1), initial=0.0).reshape(-1, 2).T
-    squares = torch.segment_reduce(values * values, "sum", lengths=whole)
-    return torch.cat([split, squares[None], torch.segment_reduce(values, "max", lengths=whole)[None]])
+    halves = torch.stack([lengths // 2, lengths - lengths // 2], 1).reshape(-1)
+    # unsafe: nobody waits for the device to have the lengths checked
+    split = torch.segment_reduce(values, "sum", lengths=halves, initial=0.0, unsafe=True).reshape(-1, 2).T
+    squares = torch.segment_reduce(values * values, "sum", lengths=lengths, unsafe=True)
+    highest = torch.segment_reduce(values, "max", lengths=lengths, unsafe=True)
+    return torch.cat([split, squares[None], highest[None]])

@@ -71,7 +71,7 @@ def test_weights_and_tokenizer_both_decide_the_models_id(folder, tmp_path):
     assert before.weights_fingerprint == other_tokenizer.weights_fingerprint != other_weights.weights_fingerprint
 
 
-def test_truncation_and_padding_do_not_change_the_tokenizers_fingerprint(folder, tmp_path):
+def test_truncation_and_padding_do_not_change_the_tokenizers_fingerprint(folder):
     tokenizer = load_tokenizer(folder)
     before = tokenizer_fingerprint(tokenizer)
     tokenizer.backend_tokenizer.enable_truncation(7)
