@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ppl_assets.perplexity import attention
 from ppl_assets.perplexity import head as head_module
@@ -117,6 +118,20 @@ def test_a_neighbour_cannot_change_a_score(name):
 def test_mixed_lengths_really_share_a_row_where_the_model_keeps_them_apart():
     assert [plan.packed for plan in scorer_of("llama").plans([3, 5, 9, 20], 128)] == [True]
     assert keeps_documents_apart(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_lets_documents_see_each_other_is_not_packed(monkeypatch, dtype):
+    model, inner = tiny_model().to(dtype), attention._documents
+
+    def leaking(*given, cu_seq_lens_q=None, **named):  # one long document, whatever it is told
+        return inner(*given, cu_seq_lens_q=cu_seq_lens_q if cu_seq_lens_q is None else cu_seq_lens_q[[0, -1]], **named)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, attention.FUSED, leaking)
+    assert not keeps_documents_apart(model)
+    assert model.config._attn_implementation == "sdpa"
+    monkeypatch.undo()
+    assert keeps_documents_apart(tiny_model().to(dtype))
 
 
 def test_a_model_whose_attention_cannot_be_replaced_is_scored_by_length_with_its_own():
