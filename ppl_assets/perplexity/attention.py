@@ -30,6 +30,23 @@ FUSED = "documents_sdpa"
 PLAIN = "documents_eager"
 """Names under which transformers knows the two functions: fused kernels, and softmax written out."""
 
+HARMLESS = frozenset(
+    {
+        "cu_seq_lens_k",
+        "max_length_k",
+        "position_ids",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "cache_position",
+        "past_key_values",
+        "past_key_value",
+        "output_router_logits",
+    }
+)
+"""What transformers passes along that does not change causal attention."""
+
 VARLEN_HEAD = 256
 """Widest head of the flash kernel; it also wants a multiple of 8."""
 
@@ -54,7 +71,7 @@ def _documents(
     fused: bool = True,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
-    **_unused: object,
+    **rest: object,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it.
 
@@ -74,6 +91,7 @@ def _documents(
         fused: use torch's fused kernels; the soft cap is always written out.
         s_aux: attention sinks; refused.
         position_bias: refused.
+        rest: what transformers passes along and attention does not need; anything else is refused.
 
     Returns:
         [rows, width, heads, size], and no attention weights.
@@ -84,15 +102,17 @@ def _documents(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if attention_mask is not None or s_aux is not None or position_bias is not None or not causal:
         raise UnsupportedAttentionError("masks, sinks, biases and attention in both directions are not computed here")
+    if unknown := sorted(name for name, value in rest.items() if value is not None and name not in HARMLESS):
+        raise UnsupportedAttentionError(f"the model's attention takes {', '.join(unknown)}, which is not known here")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
-        cu_seq_lens_q = torch.arange(len(query) + 1, dtype=torch.int32) * query.shape[2]
+        cu_seq_lens_q = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device) * query.shape[2]
         query, key, value, rows = (*(_one_row(x) for x in (query, key, value)), len(query))
     else:
         rows = 1
     longest = max_length_q or query.shape[2]
     window = sliding_window if sliding_window and sliding_window < longest else 0
-    if fused and softcap is None and not (window or dropout) and rows == 1 and _varlen_takes(query):
+    if fused and softcap is None and not (window or dropout) and rows == 1 and _varlen_takes(query, value):
         out = _varlen(query, key, value, cu_seq_lens_q, longest, scaling)
     else:
         attend = _attend_operator if torch.compiler.is_compiling() else _attend
@@ -106,7 +126,9 @@ def _one_row(states: Tensor) -> Tensor:
     return states.transpose(0, 1).reshape(1, heads, rows * width, size)
 
 
-def _varlen_takes(query: Tensor) -> bool:
+def _varlen_takes(query: Tensor, value: Tensor) -> bool:
+    if query.shape[-1] != value.shape[-1] or query.dtype != value.dtype:
+        return False
     size = query.shape[-1]
     low = query.dtype in {torch.bfloat16, torch.float16}
     return varlen is not None and query.is_cuda and low and size <= VARLEN_HEAD and size % 8 == 0
@@ -222,16 +244,23 @@ AttentionInterface.register(FUSED, _documents)
 AttentionInterface.register(PLAIN, partial(_documents, fused=False))
 
 
-def use_document_attention(model: PreTrainedModel) -> str:
-    """Make the model attend document by document.
+def use_document_attention(model: PreTrainedModel) -> bool:
+    """Make the model attend document by document; False where its attention cannot be replaced.
 
-    Returns:
-        The implementation that was in force, to go back to; empty where the model's attention cannot be replaced.
+    Flash kernels of transformers stay: they read ``cu_seq_lens`` themselves.
     """
-    before = str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no public reader
-    if before in {FUSED, PLAIN} or before.startswith("flash"):  # flash kernels read cu_seq_lens themselves
-        return before
+    own = str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no public reader
+    if own in {FUSED, PLAIN} or own.startswith("flash"):
+        return True
     if not model._can_set_attn_implementation():  # noqa: SLF001 - nor a public question
-        return ""
-    model.set_attn_implementation(PLAIN if before == "eager" else FUSED)
-    return before
+        return False
+    model.__dict__["_ppl_assets_own_attention"] = own
+    model.set_attn_implementation(PLAIN if own == "eager" else FUSED)
+    return True
+
+
+def restore_own_attention(model: PreTrainedModel) -> None:
+    """Give the model the attention back that it had before :func:`use_document_attention`."""
+    own = model.__dict__.get("_ppl_assets_own_attention")
+    if own is not None:
+        model.set_attn_implementation(own)

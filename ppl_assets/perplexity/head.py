@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
-from ppl_assets.perplexity.attention import use_document_attention
+from ppl_assets.perplexity.attention import restore_own_attention, use_document_attention
 
 BLOCK_ROWS = 512
 """Rows of logits that exist at a time where gradients are taken."""
 
-TILES = {"cpu": (1024, 1024), "cuda": (2048, 4096)}
-"""Rows and vocabulary entries of one tile of logits: 4 MB in float32 on CPU, 32 MB on CUDA."""
+TILES = {"cpu": (1024, 1024), "cuda": (2048, 2048)}
+"""Rows and vocabulary entries of one tile of logits: 4 MB in float32 on CPU; 16 MB on CUDA, three at a time."""
 
 PROBE_DOCUMENTS, PROBE_TOKENS = 3, 12
 """Size of the passes that compare our head and packing with the model's own."""
@@ -60,6 +60,8 @@ def read_head(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
     Raises:
         ModelError: the model has no linear head, or does more to its logits than scaling and capping.
     """
+    if model.base_model is model:
+        raise ModelError(f"{type(model).__name__} has no backbone apart from its head; give a model that has")
     linear = model.get_output_embeddings()
     if not isinstance(linear, torch.nn.Linear):
         raise ModelError(f"{type(model).__name__} has no linear output head; give a causal language model that has one")
@@ -252,42 +254,67 @@ def _check_head(model: PreTrainedModel, head: Head) -> None:
         )
 
 
-def keeps_documents_apart(model: PreTrainedModel) -> bool:
+def keeps_documents_apart(model: PreTrainedModel, longest: int = PROBE_TOKENS) -> bool:
     """Make the model attend document by document, and say whether packed documents have the states they have alone.
 
-    It is found by trying, with three documents of different lengths: together they have the states that they have alone
-    under the model's own attention, and another first document leaves the states of the rest as they were. The second
+    It is found by trying, with documents of different lengths, the first as long as any that will come (windows, scaled
+    rotations and sparse attention show at full length only): together they have the states that they have alone under
+    the model's own attention, and another first document leaves the states of the rest as they were. The second
     question is the sharp one: rounding answers it with nothing, even in bfloat16, where the first allows some per cent.
-    A model that fails gets its own attention back.
+    A model that fails gets its own attention back. The answer is remembered with the model, and with its copies.
+
+    Args:
+        model: the model; its attention is replaced.
+        longest: longest document that will come, in tokens.
     """
+    known: dict[int, bool] = model.__dict__.setdefault("_ppl_assets_packs", {})
+    restore_own_attention(model)
+    if longest not in known:
+        known[longest] = _found_apart(model, max(longest, PROBE_TOKENS))
+    elif known[longest]:
+        use_document_attention(model)
+    return known[longest]
+
+
+def _found_apart(model: PreTrainedModel, longest: int) -> bool:
     was_training = model.training
     model.eval()
-    lengths = [PROBE_TOKENS - 3 * number for number in range(PROBE_DOCUMENTS)]
-    documents = [row[:length] for row, length in zip(_probe_ids(model), lengths, strict=True)]
-    other = (documents[0] + 1) % model.get_input_embeddings().weight.shape[0]
+    lengths = [longest, *(PROBE_TOKENS - 3 * number for number in range(1, PROBE_DOCUMENTS))]
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(sum(lengths), device=model.device) * 7919 + 13) % vocabulary
+    documents = list(ids.split(lengths))
+    other = (documents[0] + 1) % vocabulary
     positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
     starts = torch.tensor([0, *lengths], device=model.device).cumsum(0).to(torch.int32)
+    backbone, replaced, kept = model.base_model, False, False
     with torch.no_grad():
-        alone = torch.cat([backbone_states(model.base_model, document[None]) for document in documents])
-        before = use_document_attention(model)
+        alone = torch.cat([backbone_states(backbone, document[None]) for document in documents])
         try:
+            replaced = use_document_attention(model)
             packed, beside = (
-                backbone_states(
-                    model.base_model, torch.cat([first, *documents[1:]])[None], positions, starts, lengths[0]
-                )
+                backbone_states(backbone, torch.cat([first, *documents[1:]])[None], positions, starts, longest)
                 for first in (documents[0], other)
             )
             kept = _apart(packed, alone) <= _tolerance(alone.dtype)
-            kept &= _apart(beside[lengths[0] :], packed[lengths[0] :]) <= UNMOVED
-        except (TypeError, ValueError):  # the architecture takes no positions, or attends in a way that is not ours
+            kept &= _apart(beside[longest:], packed[longest:]) <= UNMOVED
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError):  # no positions, an attention that is not ours, or no such kernel
             kept = False
-    if before and not kept:
-        model.set_attn_implementation(before)
-    model.train(was_training)
-    return bool(before) and kept
+        finally:
+            if not kept:
+                restore_own_attention(model)
+            model.train(was_training)
+    return replaced and kept
 
 
 def _apart(states: Tensor, others: Tensor) -> float:
     """Norm of the difference over the norm; infinite where something is not finite."""
     apart = float((states - others).double().norm() / others.double().norm().clamp(min=1e-12))
     return apart if math.isfinite(apart) else math.inf
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text

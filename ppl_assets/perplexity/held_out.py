@@ -39,7 +39,9 @@ def token_arrays(column: pl.Series) -> list[np.ndarray]:
     if column.is_empty():
         return []
     lengths = column.list.len().to_numpy()
-    flat = column.explode().drop_nulls().to_numpy().astype(np.int32)
+    flat = column.explode(empty_as_null=False).to_numpy().astype(np.int32)
+    if len(flat) != lengths.sum():
+        raise ValueError(f"{len(flat)} token ids for chunks of {lengths.sum()} tokens; chunks again")
     return np.split(flat, np.cumsum(lengths)[:-1])
 
 

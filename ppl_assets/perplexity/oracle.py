@@ -16,6 +16,8 @@ def compute_in_float64(model: PreTrainedModel) -> PreTrainedModel:
     The values are those of ``model.double()``, since widening is exact, and only one module at a time is wide: a model
     of 14 billion bfloat16 weights takes 28 GB instead of 112.
     """
+    if model._can_set_experts_implementation():  # noqa: SLF001 - grouped products of experts know no float64
+        model.set_experts_implementation("eager")
     for module in model.modules():
         if next(module.parameters(recurse=False), None) is not None:
             held: list[tuple[torch.nn.Parameter, torch.Tensor]] = []

@@ -16,7 +16,14 @@ from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
 from ppl_assets.perplexity.ahead import ahead
-from ppl_assets.perplexity.head import ModelError, backbone_states, keeps_documents_apart, read_head, token_nll
+from ppl_assets.perplexity.head import (
+    ModelError,
+    backbone_states,
+    is_out_of_memory,
+    keeps_documents_apart,
+    read_head,
+    token_nll,
+)
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.scores import Scores, scores_of
@@ -94,7 +101,7 @@ class Scorer:
         self.policy, self.device = policy, torch.device(device)
         self._mixed = wanted != held and wanted == torch.bfloat16  # float32 weights, bfloat16 activations
         self.head = read_head(model, wanted if self._mixed else held)
-        self.packs = keeps_documents_apart(model)
+        self.packs = keeps_documents_apart(model, self._longest_document(policy))
         self.compiled, self._say = compiled and self.packs, say
         self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
         on_cuda = self.device.type == "cuda"
@@ -139,7 +146,9 @@ class Scorer:
                     done += int(lengths[items].sum())
                     if progress:
                         progress(done, total)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._halve_rows(int(lengths.max()), error)
             waiting = np.setdiff1d(waiting, scored)
         self.model.train(was_training)
@@ -195,9 +204,9 @@ class Scorer:
                 try:
                     torch._dynamo.mark_dynamic(starts, 0)  # noqa: SLF001 - the documented way to say it
                     return backbone_states(self._backbone, *given)
-                except torch.OutOfMemoryError:
-                    raise
                 except RuntimeError as error:  # no compiler, no Triton, an operation that cannot be traced
+                    if is_out_of_memory(error):
+                        raise
                     self.compiled, self._backbone = False, self.model.base_model
                     self._say(f"the model is not compiled, it runs as it is ({str(error).strip().splitlines()[0]})")
             return backbone_states(self._backbone, *given)
@@ -240,7 +249,13 @@ class Scorer:
         """A row budget that full chunks fill without a rest."""
         return max(1, row_tokens // max(self.slot_tokens, 1)) * max(self.slot_tokens, 1)
 
-    def _halve_rows(self, longest: int, error: torch.OutOfMemoryError) -> None:
+    def _longest_document(self, policy: ScorePolicy) -> int:
+        """Places of the longest chunk that can come: the window's, within the model's context."""
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        slots = policy.window_tokens - (policy.prefix_id is None)
+        return max(1, min(slots, int(context or slots)))
+
+    def _halve_rows(self, longest: int, error: RuntimeError) -> None:
         """Lower the row budget after memory ran out, down to one chunk a pass."""
         if self.row_tokens <= longest:
             raise ModelError(

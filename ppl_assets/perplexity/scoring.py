@@ -126,7 +126,7 @@ def score_batches(
 
 def _unknown(batches: Iterable[pa.RecordBatch], known: set[str]) -> Iterator[tuple[pl.DataFrame, list[np.ndarray]]]:
     """Rows and token ids of the chunks of each batch that have no score yet; batches without any are passed over."""
-    done = list(known)
+    done = pl.Series(list(known), dtype=pl.String).implode()
     for batch in batches:
         rows = pl.DataFrame(pl.from_arrow(batch)).filter(~pl.col("chunk_id").is_in(done))
         if not rows.is_empty():
@@ -143,4 +143,9 @@ def _report(progress: Progress, before: int, total: int, done: int, _in_batch: i
 
 def _fraction_of_ceiling(scorer: Scorer, lengths: np.ndarray, elapsed: float) -> float | None:
     work = forward_flops(scorer.model, lengths)
-    return None if work is None else work / elapsed / matmul_ceiling(str(scorer.device), scorer.policy.dtype)
+    if work is None:
+        return None
+    try:
+        return work / elapsed / matmul_ceiling(str(scorer.device), scorer.policy.dtype)
+    except RuntimeError:  # no room for two large matrices beside the model: a figure is not worth a failed step
+        return None

@@ -137,7 +137,7 @@ def run_trial(
         recipe: the recipe.
         seed: of dropout, where the model's configuration has any.
         evaluate: held-out chunks.
-        device: cpu, or cuda (bfloat16 autocast over float32 weights).
+        device: cpu, or cuda (bfloat16 autocast over float32 weights where the policy says bfloat16).
         prefix_id: token before every chunk, as in scoring; None: none.
         progress: called after each step.
         fresh_copy: train a copy; off: the caller's model is trained, which saves its memory.

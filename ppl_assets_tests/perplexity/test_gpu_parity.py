@@ -64,7 +64,7 @@ def test_the_variable_length_kernel_is_used_and_agrees_with_one_document_at_a_ti
     given = policy(dtype="bfloat16", window_tokens=256)
     fused = Scorer(load_model(trained, dtype="bfloat16"), given, device="cuda").score(chunks)
     assert calls
-    monkeypatch.setattr(attention, "_varlen_takes", lambda _query: False)
+    monkeypatch.setattr(attention, "_varlen_takes", lambda *_given: False)
     split = Scorer(load_model(trained, dtype="bfloat16"), given, device="cuda").score(chunks)
     np.testing.assert_allclose(fused.log_ppl, split.log_ppl, atol=1e-3)
 

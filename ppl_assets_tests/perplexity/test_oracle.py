@@ -7,7 +7,7 @@ from ppl_assets.perplexity.oracle import compute_in_float64, oracle_nll
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model, tiny_model64
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gemma2", "opt", "bloom"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gemma2", "opt", "bloom", "mixtral", "qwen2_moe"])
 def test_widening_one_module_at_a_time_gives_the_values_of_a_float64_model(name):
     chunk = chunks_of([40])[0]
     model = compute_in_float64(tiny_model(name))

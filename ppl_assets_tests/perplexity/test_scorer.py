@@ -27,7 +27,7 @@ from ppl_assets_tests.perplexity.tiny import (
     tiny_model64,
 )
 
-ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt"]
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt", "mixtral"]
 SCORERS = {}
 
 
@@ -54,7 +54,7 @@ def test_scores_equal_the_oracle_for_every_architecture(name, prefix):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(["llama", "qwen2", "qwen3", "gpt2"]),
+    name=st.sampled_from(["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt", "bloom"]),
     lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=14),
     row_tokens=st.sampled_from([1, 40, 128, 1000]),
     fixed=st.booleans(),
@@ -132,6 +132,28 @@ def test_a_model_that_lets_documents_see_each_other_is_not_packed(monkeypatch, d
     assert model.config._attn_implementation == "sdpa"
     monkeypatch.undo()
     assert keeps_documents_apart(tiny_model().to(dtype))
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "phi3"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_what_shows_at_full_length_only_is_found_and_not_packed(name, fixed):
+    model, chunks = tiny_model(name), chunks_of([60, 20, 20, 9, 64])
+    scorer = Scorer(model, policy(), 128, fixed_rows=fixed)
+    assert not scorer.packs
+    np.testing.assert_allclose(scorer.score(chunks).nll, oracle(name, chunks), rtol=1e-6)
+
+
+def test_each_scorer_of_one_model_gets_the_attention_that_it_asked_for():
+    model, chunks = tiny_model("qwen2_moe"), chunks_of([12, 9, 12])
+    short, long = (Scorer(model, policy(window_tokens=window)) for window in (12, 64))
+    assert (short.packs, long.packs) == (True, False)
+    again = Scorer(model, policy(window_tokens=64))
+    assert not again.packs
+    whole = chunks_of([64, 40])
+    np.testing.assert_allclose(again.score(whole).nll, oracle("qwen2_moe", whole), rtol=1e-6)
+    np.testing.assert_allclose(
+        Scorer(model, policy(window_tokens=12)).score(chunks).nll, oracle("qwen2_moe", chunks), rtol=1e-6
+    )
 
 
 def test_a_model_whose_attention_cannot_be_replaced_is_scored_by_length_with_its_own():

@@ -8,7 +8,6 @@ import textwrap
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from ppl_assets.perplexity.ahead import ahead
 from ppl_assets.perplexity.score_rows import ScoreSpool, merged
@@ -60,7 +59,6 @@ def test_a_partition_is_scored_in_batches_and_reports_tokens_up_to_the_total(tmp
     assert told == sorted(told)
     assert scored.packing_efficiency == 1.0
     assert 0.0 < scored.fraction_of_ceiling < 1.0
-    assert scored.seconds.slowest in {"backbone", "head", "reading", "packing", "writing"}
     assert 0.0 < scored.seconds.backbone < scored.elapsed
     assert "tokens/s" in scored.sentence
     assert run(tmp_path)[1].chunks == 0
@@ -146,4 +144,3 @@ def test_the_slowest_stage_is_named_and_the_ceiling_measured():
     assert StageSeconds(head=2.0, backbone=1.0).slowest == "head"
     assert Scored().tokens_per_second == 0.0
     assert matmul_ceiling("cpu", "float32") > 1e8
-    assert torch.get_num_threads() > 0

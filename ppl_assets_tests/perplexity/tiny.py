@@ -16,11 +16,17 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -66,6 +72,33 @@ def random_model(name: str, weights: int, hidden: int = 32, layers: int = 2) -> 
             )
         case "granite":  # divides its logits
             model = GraniteForCausalLM(GraniteConfig(**wide, logits_scaling=4.0))
+        case "mixtral":  # experts
+            model = MixtralForCausalLM(MixtralConfig(**wide, num_local_experts=4))
+        case "qwen2_moe":  # a window of which its attention is not told
+            model = Qwen2MoeForCausalLM(
+                Qwen2MoeConfig(
+                    **wide,
+                    use_sliding_window=True,
+                    sliding_window=16,
+                    max_window_layers=2,
+                    num_experts=4,
+                    moe_intermediate_size=16,
+                    shared_expert_intermediate_size=16,
+                )
+            )
+        case "phi3":  # its rotations stretch with the longest document of a pass
+            model = Phi3ForCausalLM(
+                Phi3Config(
+                    **wide,
+                    original_max_position_embeddings=32,
+                    rope_parameters={
+                        "rope_type": "longrope",
+                        "rope_theta": 10_000.0,
+                        "short_factor": [1.0] * (hidden // 8),
+                        "long_factor": [4.0] * (hidden // 8),
+                    },
+                )
+            )
         case "bloom":  # attends in a way of its own, with biases
             model = BloomForCausalLM(
                 BloomConfig(
@@ -115,7 +148,10 @@ def tiny_model(name: str = "llama") -> PreTrainedModel:
 @cache
 def tiny_model64(name: str = "llama") -> PreTrainedModel:
     """The same weights in float64, for the oracle."""
-    return tiny_model(name).double()
+    model = tiny_model(name)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # grouped products of experts know no float64
+    return model.double()
 
 
 def policy(prefix: int | None = 0, **changes: object) -> ScorePolicy:
