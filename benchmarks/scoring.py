@@ -138,10 +138,11 @@ def _report(
     """JSON keys from what was timed."""
     hidden = torch.randn(HEAD_ROWS, scorer.model.config.hidden_size, device=arguments.device).to(scorer.model.dtype)
     targets = torch.zeros(HEAD_ROWS, dtype=torch.int64, device=arguments.device)
+    by_batch = {name: times.ratio(name) for name in (f"lm_eval_batch_{size}" for size in (1, BATCH))}
     report = {
         "vs_evaluate": times.ratio("evaluate"),
-        "vs_lm_eval": times.ratio(f"lm_eval_batch_{BATCH}"),
-        "vs_lm_eval_batch_1": times.ratio("lm_eval_batch_1"),
+        "vs_lm_eval": min(lm_eval) if (lm_eval := [ratio for ratio in by_batch.values() if ratio]) else None,
+        **{f"vs_{name}": ratio for name, ratio in by_batch.items()},
         "vs_sorted_padded": times.ratio("sorted_padded"),
         "ceiling_fraction": round(statistics.median(times.fraction), 3),
         "ceiling_fractions": [round(fraction, 3) for fraction in times.fraction],
@@ -204,9 +205,10 @@ def _overhead(arguments: argparse.Namespace) -> dict[str, float | None]:
     for run in found:
         _note(f"asset {run.asset:.1f} s, scorer in it {run.inside:.1f} s, alone {run.alone or float('nan'):.1f} s")
     alone = [run.asset / run.alone for run in found if run.alone]
+    inside = statistics.median(run.asset / run.inside for run in found)
     return {
-        "asset_overhead": round(statistics.median(run.asset / run.inside for run in found), 3),
-        "asset_vs_scorer_alone": round(statistics.median(alone), 3) if alone else None,
+        "asset_overhead": round(statistics.median(alone), 3) if alone else round(inside, 3),
+        "asset_over_scorer_inside": round(inside, 3),
         "asset_fixed_seconds": round(statistics.median(run.asset - run.inside for run in found), 2),
     }
 
