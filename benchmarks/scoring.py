@@ -123,7 +123,7 @@ def _others(model: Any, vocabulary: int, arguments: argparse.Namespace) -> dict[
     }
     if importlib.util.find_spec("lm_eval") is None:
         _note("lm-eval is not installed: vs_lm_eval is not measured")
-        return others
+        return {name: other for name, other in others.items() if name in arguments.against}
     with _quiet():
         tokenizer = _any_tokenizer(vocabulary)
         for size in (1, BATCH):

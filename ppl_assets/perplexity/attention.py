@@ -104,6 +104,8 @@ def _documents(
         raise UnsupportedAttentionError("masks, sinks, biases and attention in both directions are not computed here")
     if unknown := sorted(name for name, value in rest.items() if value is not None and name not in HARMLESS):
         raise UnsupportedAttentionError(f"the model's attention takes {', '.join(unknown)}, which is not known here")
+    if query.dtype != value.dtype:  # under autocast the rotation leaves these two in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cu_seq_lens_q is None:
         cu_seq_lens_q = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device) * query.shape[2]
