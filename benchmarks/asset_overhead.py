@@ -6,11 +6,8 @@ than one corpus. Two ratios: against the seconds that the scorer took inside the
 scorer alone on the same chunks beside it. The machine's own noise, a tenth and more from run to run, is in the second.
 """
 
-import contextlib
-import io
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +90,7 @@ def _prepare(folder: Path, shape: Shape, device: str, tokens: int, names: list[s
     corpora = "\n".join(f'[corpora.{name}]\npath = "{name}"' for name in names)
     file = folder / "study.toml"
     file.write_text(STUDY.format(device=device, chunk_tokens=CHUNK_TOKENS, corpora=corpora))
-    with _quiet(), study_instance(Platform(study_path=str(file)).study) as instance:
+    with study_instance(Platform(study_path=str(file)).study) as instance:
         instance.add_dynamic_partitions(CORPUS_PARTITIONS.name or "", [*names, "warm"])
         _run(folder, instance, "set_test_documents_aside", None)
         _run(folder, instance, "resolve_base_model", None)
@@ -115,7 +112,7 @@ def _timed(folder: Path, name: str, also_alone: bool, alone_first: bool) -> Over
     """Seconds of this corpus."""
     platform = Platform(study_path=str(folder / "study.toml"))
     alone = _alone(platform, name) if also_alone and alone_first else None
-    with _quiet(), study_instance(platform.study) as instance:
+    with study_instance(platform.study) as instance:
         began = time.perf_counter()
         done = _run(folder, instance, "score_corpus", name)
         asset = time.perf_counter() - began
@@ -135,10 +132,3 @@ def _alone(platform: Platform, name: str) -> float:
     began = time.perf_counter()
     scorer.score(chunks)
     return time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Dagster's event log on the terminal."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield

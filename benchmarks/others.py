@@ -21,13 +21,8 @@ def evaluate_procedure(
     loss of padding is multiplied by 0. ``evaluate`` itself fetches its module from the hub when it runs, and returns
     exp(nll / tokens) of each text and the mean of these.
     """
-    device, longest = model.device, max(len(chunk) for chunk in chunks)
-    ids = torch.full((len(chunks), 1 + longest), prefix_id)
-    mask = torch.zeros_like(ids)
-    for row, chunk in enumerate(chunks):
-        ids[row, 1 : 1 + len(chunk)] = torch.from_numpy(np.asarray(chunk, dtype=np.int64))
-        mask[row, : 1 + len(chunk)] = 1
-    found = []
+    device, found = model.device, []
+    ids, mask = _padded(chunks, prefix_id)
     for at in range(0, len(chunks), batch_size):
         batch, attended = ids[at : at + batch_size].to(device), mask[at : at + batch_size].to(device)
         with torch.no_grad():
@@ -48,18 +43,22 @@ def sorted_padded(
     order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i]))
     for at in range(0, len(order), batch_size):
         items = order[at : at + batch_size]
-        width = 1 + len(chunks[items[0]])
-        ids = torch.full((len(items), width), prefix_id)
-        mask = torch.zeros_like(ids)
-        for row, item in enumerate(items):
-            ids[row, 1 : 1 + len(chunks[item])] = torch.from_numpy(np.asarray(chunks[item], dtype=np.int64))
-            mask[row, : 1 + len(chunks[item])] = 1
-        ids, mask = ids.to(device), mask.to(device)  # the mask only says which losses count
+        ids, mask = (x.to(device) for x in _padded([chunks[item] for item in items], prefix_id))
         with torch.inference_mode():
             logits = model(ids[:, :-1], use_cache=False).logits.float()
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         found[items] = (losses.view(len(items), -1) * mask[:, 1:]).sum(1).double().cpu().numpy()
     return found
+
+
+def _padded(chunks: Sequence[np.ndarray], prefix_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prefix and chunk in each row, padded on the right to the longest, and which places are real; int64 [n, width]."""
+    ids = torch.full((len(chunks), 1 + max(len(chunk) for chunk in chunks)), prefix_id)
+    mask = torch.zeros_like(ids)
+    for row, chunk in enumerate(chunks):
+        ids[row, 1 : 1 + len(chunk)] = torch.from_numpy(np.asarray(chunk, dtype=np.int64))
+        mask[row, : 1 + len(chunk)] = 1
+    return ids, mask
 
 
 def lm_eval_rolling(

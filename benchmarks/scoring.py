@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ BATCH = 16
 LONGEST = 2_048
 RIVALS = ("sorted_padded", "evaluate", "lm_eval_batch_1", "lm_eval_batch_16")
 HEAD_ROWS = 2_048
-CEILING_PRODUCTS = 10
+PRODUCTS_IN_A_ROW = 10
 NOMINAL_H100 = 989e12
 """Dense bfloat16 operations a second that the maker states for one H100."""
 
@@ -89,9 +90,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for repeat in range(arguments.repeats):
         for name, other in (others or {"nobody": None}).items():
             given = [chunks[i] for i in few] if name == "evaluate" else chunks
-            before = matmul_rate(arguments.device, dtype, CEILING_PRODUCTS)
+            before = matmul_rate(arguments.device, dtype, PRODUCTS_IN_A_ROW)
             seconds, mine = _timed(lambda given=given: scorer.score(given).nll, arguments.device)
-            ceiling = (before + matmul_rate(arguments.device, dtype, CEILING_PRODUCTS)) / 2.0
+            ceiling = (before + matmul_rate(arguments.device, dtype, PRODUCTS_IN_A_ROW)) / 2.0
             work = forward_flops(scorer.model, [len(chunk) for chunk in given]) or 0.0
             times.ceiling.append(ceiling)
             times.fraction.append(work / seconds / ceiling)
@@ -123,12 +124,12 @@ def _others(model: Any, vocabulary: int, arguments: argparse.Namespace) -> dict[
     }
     if importlib.util.find_spec("lm_eval") is None:
         _note("lm-eval is not installed: vs_lm_eval is not measured")
-        return {name: other for name, other in others.items() if name in arguments.against}
-    with _quiet():
+    else:
         tokenizer = _any_tokenizer(vocabulary)
         for size in (1, BATCH):
-            rolling = lm_eval_rolling(model, tokenizer, size)
-            others[f"lm_eval_batch_{size}"] = lambda chunks, rolling=rolling: _silently(rolling, chunks)
+            with _quiet():
+                rolling = lm_eval_rolling(model, tokenizer, size)
+            others[f"lm_eval_batch_{size}"] = partial(_silently, rolling)
     return {name: other for name, other in others.items() if name in arguments.against}
 
 
@@ -170,7 +171,7 @@ def _report(
             "compiled": scorer.compiled,
             "batch": BATCH,
             "repeats": arguments.repeats,
-            "ceiling_matrix": CEILING_SIZE["cuda" if arguments.device == "cuda" else "cpu"],
+            "ceiling_matrix": CEILING_SIZE[arguments.device],
             "threads": torch.get_num_threads(),
         },
         "seconds": {"ours": times.ours, "others": times.others},

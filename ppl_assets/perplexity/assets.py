@@ -171,9 +171,9 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
         known = {*stored.filter(is_ours)["chunk_id"], *spool.rows()["chunk_id"]}
-        scored = _scored(study, step, base, policy, spool, known)
-        ids = set(step.snapshot.read(CHUNKS, ["chunk_id"], {"corpus": step.partition})["chunk_id"])
-        rows = merged([stored, spool.rows()], ids)
+        sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
+        scored = _scored(study, step, base, policy, spool, sizes, known)
+        rows = merged([stored, spool.rows()], set(sizes["chunk_id"]))
         scorer = pl.DataFrame([{**asdict(policy), "scorer_id": policy.scorer_id}], schema=pl.Schema(SCORERS.schema))
         writes = [step.stage(PERPLEXITY_SCORES, rows), step.lake.stage(SCORERS, scorer, policy.scorer_id)]
         version = fingerprint(policy.scorer_id, rows.filter(is_ours)["chunk_id"].to_list())
@@ -183,10 +183,15 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
 
 
 def _scored(
-    study: Study, step: Step, base: BaseModel, policy: ScorePolicy, spool: ScoreSpool, known: set[str]
+    study: Study,
+    step: Step,
+    base: BaseModel,
+    policy: ScorePolicy,
+    spool: ScoreSpool,
+    sizes: pl.DataFrame,
+    known: set[str],
 ) -> Scored:
-    """Score the partition's chunks that are not ``known``."""
-    sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
+    """Score the partition's chunks (``sizes``: chunk_id, n_tokens) that are not ``known``."""
     missing = sizes.filter(~pl.col("chunk_id").is_in(list(known)))
     if missing.is_empty():
         return Scored()

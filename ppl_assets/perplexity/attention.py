@@ -1,6 +1,6 @@
 """Attention for rows that hold several documents: each document attends to itself alone, and nothing is masked.
 
-Belongs here: the attention function that transformers calls, and how it is put into a model and tried there. A masked
+Belongs here: the attention function that transformers calls, and how it is put into a model. A masked
 row costs the square of its width; documents attended one by one cost the square of their own lengths (a row of 4,096
 places with documents of 300 tokens: a fourteenth). On CUDA torch's variable-length flash kernel does it in one call;
 elsewhere documents of equal length share one call of ``scaled_dot_product_attention``.
@@ -12,7 +12,7 @@ call without it is plain causal attention of every row.
 import inspect
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, cast
 
 import torch
@@ -69,8 +69,6 @@ def _documents(
     sliding_window: int | None = None,
     softcap: float | None = None,
     fused: bool = True,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
     **rest: object,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it.
@@ -89,9 +87,7 @@ def _documents(
         sliding_window: places that a token sees, itself included.
         softcap: ``softcap * tanh(products / softcap)``.
         fused: use torch's fused kernels; the soft cap is always written out.
-        s_aux: attention sinks; refused.
-        position_bias: refused.
-        rest: what transformers passes along and attention does not need; anything else is refused.
+        rest: what transformers passes along and attention does not need; anything else (sinks, biases) is refused.
 
     Returns:
         [rows, width, heads, size], and no attention weights.
@@ -100,8 +96,8 @@ def _documents(
         UnsupportedAttentionError: something above is refused.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if attention_mask is not None or s_aux is not None or position_bias is not None or not causal:
-        raise UnsupportedAttentionError("masks, sinks, biases and attention in both directions are not computed here")
+    if attention_mask is not None or not causal:
+        raise UnsupportedAttentionError("masks and attention in both directions are not computed here")
     if unknown := sorted(name for name, value in rest.items() if value is not None and name not in HARMLESS):
         raise UnsupportedAttentionError(f"the model's attention takes {', '.join(unknown)}, which is not known here")
     if query.dtype != value.dtype:  # under autocast the rotation leaves these two in float32
@@ -129,11 +125,9 @@ def _one_row(states: Tensor) -> Tensor:
 
 
 def _varlen_takes(query: Tensor, value: Tensor) -> bool:
-    if query.shape[-1] != value.shape[-1] or query.dtype != value.dtype:
-        return False
-    size = query.shape[-1]
-    low = query.dtype in {torch.bfloat16, torch.float16}
-    return varlen is not None and query.is_cuda and low and size <= VARLEN_HEAD and size % 8 == 0
+    size, low = query.shape[-1], query.dtype in {torch.bfloat16, torch.float16}
+    fits = size == value.shape[-1] and size <= VARLEN_HEAD and size % 8 == 0
+    return varlen is not None and query.is_cuda and low and fits
 
 
 @lru_cache(maxsize=1)
@@ -187,23 +181,11 @@ def _attend(
         else:
             attended = scaled_dot_product_attention(q, k, v, banded, dropout, banded is None, scale=scaling)
         parts.append(attended.transpose(1, 2).reshape(1, count * length, query.shape[1], value.shape[-1]))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return torch.cat(parts, 1)
 
 
-@torch.library.custom_op("ppl_assets::attend_documents", mutates_args=())
-def _attend_operator(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    scaling: float,
-    window: int,
-    softcap: float,
-    fused: bool,
-    dropout: float,
-) -> Tensor:
-    """:func:`_attend` as one node of a compiled graph, which cannot follow its loop."""
-    return _attend(query, key, value, starts, scaling, window, softcap, fused, dropout).contiguous()
+_attend_operator = torch.library.custom_op("ppl_assets::attend_documents", _attend, mutates_args=())
+""":func:`_attend` as one node of a compiled graph, which cannot follow its loop."""
 
 
 @_attend_operator.register_fake
@@ -213,16 +195,12 @@ def _(query: Tensor, _key: Tensor, value: Tensor, *_rest: object) -> Tensor:
 
 def _runs(starts: list[int]) -> Iterator[tuple[int, int, int]]:
     """Where each run of documents of equal length begins, how many there are, and their length; empty ones are not."""
-    began, count, length = 0, 0, 0
-    for low, high in pairwise(starts):
-        if high - low == length:
-            count += length > 0
-            continue
-        if count:
-            yield began, count, length
-        began, count, length = low, int(high > low), high - low
-    if count:
-        yield began, count, length
+    at = 0
+    for length, run in groupby(high - low for low, high in pairwise(starts)):
+        count = sum(1 for _ in run)
+        if length:
+            yield at, count, length
+        at += count * length
 
 
 @lru_cache(maxsize=8)
@@ -238,7 +216,7 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float, soft
     if softcap:
         products = torch.tanh(products / softcap) * softcap
     products = products.masked_fill(~seen, torch.finfo(products.dtype).min)
-    wide = torch.float64 if products.dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(products.dtype, torch.float32)
     return torch.matmul(drop(torch.softmax(products, -1, dtype=wide).to(q.dtype), dropout), v)
 
 

@@ -1,4 +1,4 @@
-"""Which device the model runs on."""
+"""Which device the model runs on, and whether its memory ran out."""
 
 import torch
 
@@ -22,3 +22,9 @@ def resolve_device(wanted: str) -> str:
             "study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or a CUDA build of torch"
         )
     return wanted
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text

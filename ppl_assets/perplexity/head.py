@@ -6,7 +6,6 @@ and some of the vocabulary, in one reused buffer that a CPU's cache holds: a fif
 vocabulary, and small. Logits, log-sum-exp and sums are float32 or wider whatever the weights are.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
-from ppl_assets.perplexity.attention import restore_own_attention, use_document_attention
 
 BLOCK_ROWS = 512
 """Rows of logits that exist at a time where gradients are taken."""
@@ -25,10 +23,7 @@ TILES = {"cpu": (1024, 1024), "cuda": (2048, 2048)}
 """Rows and vocabulary entries of one tile of logits: 4 MB in float32 on CPU; 16 MB on CUDA, three at a time."""
 
 PROBE_DOCUMENTS, PROBE_TOKENS = 3, 12
-"""Size of the passes that compare our head and packing with the model's own."""
-
-UNMOVED = 1e-6
-"""How far the states of a document may move, relatively, when its neighbour is another: equal shapes round equally."""
+"""Size of the passes that compare what is computed here with the model's own."""
 
 
 class ModelError(UserError, ValueError):
@@ -126,11 +121,7 @@ def _logits(hidden: Tensor, head: Head, out: Tensor, first: int = 0) -> Tensor:
 def _buffer(hidden: Tensor, head: Head, rows: int, entries: int) -> Tensor:
     """Room for a tile of logits, flat."""
     size = min(rows, len(hidden)) * min(entries, len(head.weight))
-    return torch.empty(size, dtype=_wide(head.dtype), device=hidden.device)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.empty(size, dtype=torch.promote_types(head.dtype, torch.float32), device=hidden.device)
 
 
 @torch.no_grad()
@@ -147,7 +138,7 @@ def token_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     Returns:
         [n], float32 or wider, in nats.
     """
-    rows, entries = TILES.get(hidden.device.type, TILES["cpu"])
+    rows, entries = TILES[hidden.device.type]
     with torch.autocast(hidden.device.type, enabled=False):
         buffer = _buffer(hidden, head, rows, entries)
         found = [
@@ -231,7 +222,8 @@ def _probe_ids(model: PreTrainedModel) -> Tensor:
     return ids.reshape(PROBE_DOCUMENTS, PROBE_TOKENS).to(model.device)
 
 
-def _tolerance(dtype: torch.dtype) -> float:
+def tolerance(dtype: torch.dtype) -> float:
+    """How far apart, relatively, two ways of computing the same may come in this dtype."""
     return 2e-4 if dtype in {torch.float32, torch.float64} else 5e-2
 
 
@@ -243,78 +235,14 @@ def _check_head(model: PreTrainedModel, head: Head) -> None:
     ids = _probe_ids(model)
     own = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), -1).reshape(-1, len(head.weight))
     hidden = backbone_states(model.base_model, ids)
-    room = torch.empty(len(hidden), len(head.weight), dtype=_wide(head.dtype), device=hidden.device)
+    room = torch.empty(
+        len(hidden), len(head.weight), dtype=torch.promote_types(head.dtype, torch.float32), device=hidden.device
+    )
     ours = torch.log_softmax(_logits(hidden, head, room).double(), -1)
     model.train(was_training)
     apart = float((own - ours).abs().max() / (1.0 + own.abs().max()))
-    if not apart <= _tolerance(head.weight.dtype if head.weight.dtype != torch.float32 else head.dtype):
+    if not apart <= tolerance(head.weight.dtype if head.weight.dtype != torch.float32 else head.dtype):
         raise ModelError(
             f"{type(model).__name__} changes its logits in a way that is not known here (off by {apart:.2g} of their "
             "size); models with scaled or tanh-capped logits are accepted, use one of those"
         )
-
-
-def keeps_documents_apart(model: PreTrainedModel, longest: int = PROBE_TOKENS) -> bool:
-    """Make the model attend document by document, and say whether packed documents have the states they have alone.
-
-    It is found by trying, with documents of different lengths, the first as long as any that will come (windows, scaled
-    rotations and sparse attention show at full length only): together they have the states that they have alone under
-    the model's own attention, and another first document leaves the states of the rest as they were. The second
-    question is the sharp one: rounding answers it with nothing, even in bfloat16, where the first allows some per cent.
-    A model that fails gets its own attention back. The answer is remembered with the model, and with its copies.
-
-    Args:
-        model: the model; its attention is replaced.
-        longest: longest document that will come, in tokens.
-    """
-    known: dict[int, bool] = model.__dict__.setdefault("_ppl_assets_packs", {})
-    restore_own_attention(model)
-    if longest not in known:
-        known[longest] = _found_apart(model, max(longest, PROBE_TOKENS))
-    elif known[longest]:
-        use_document_attention(model)
-    return known[longest]
-
-
-def _found_apart(model: PreTrainedModel, longest: int) -> bool:
-    was_training = model.training
-    model.eval()
-    lengths = [longest, *(PROBE_TOKENS - 3 * number for number in range(1, PROBE_DOCUMENTS))]
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(sum(lengths), device=model.device) * 7919 + 13) % vocabulary
-    documents = list(ids.split(lengths))
-    other = (documents[0] + 1) % vocabulary
-    positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
-    starts = torch.tensor([0, *lengths], device=model.device).cumsum(0).to(torch.int32)
-    backbone, replaced, kept = model.base_model, False, False
-    with torch.no_grad():
-        alone = torch.cat([backbone_states(backbone, document[None]) for document in documents])
-        try:
-            replaced = use_document_attention(model)
-            packed, beside = (
-                backbone_states(backbone, torch.cat([first, *documents[1:]])[None], positions, starts, longest)
-                for first in (documents[0], other)
-            )
-            kept = _apart(packed, alone) <= _tolerance(alone.dtype)
-            kept &= _apart(beside[longest:], packed[longest:]) <= UNMOVED
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError):  # no positions, an attention that is not ours, or no such kernel
-            kept = False
-        finally:
-            if not kept:
-                restore_own_attention(model)
-            model.train(was_training)
-    return replaced and kept
-
-
-def _apart(states: Tensor, others: Tensor) -> float:
-    """Norm of the difference over the norm; infinite where something is not finite."""
-    apart = float((states - others).double().norm() / others.double().norm().clamp(min=1e-12))
-    return apart if math.isfinite(apart) else math.inf
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text

@@ -1,5 +1,6 @@
 """The slow, plain value that every fast path is held to: one chunk, one pass, float64, the model's own logits."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ from transformers import PreTrainedModel
 
 from ppl_assets.perplexity.packing import sequence
 from ppl_assets.perplexity.policy import ScorePolicy
+
+Held = list[tuple[torch.nn.Parameter, torch.Tensor]]
+"""Parameters of a running module, each with its narrow values."""
 
 
 def compute_in_float64(model: PreTrainedModel) -> PreTrainedModel:
@@ -20,34 +24,24 @@ def compute_in_float64(model: PreTrainedModel) -> PreTrainedModel:
         model.set_experts_implementation("eager")
     for module in model.modules():
         if next(module.parameters(recurse=False), None) is not None:
-            held: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
-            module.register_forward_pre_hook(_Widen(held))
-            module.register_forward_hook(_Restore(held), always_call=True)
+            held: Held = []
+            module.register_forward_pre_hook(partial(_widen, held))
+            module.register_forward_hook(partial(_restore, held), always_call=True)
     return model
 
 
-class _Widen:
+def _widen(held: Held, module: torch.nn.Module, _given: Any) -> None:
     """Before a module runs: its weights become float64, and the narrow ones are remembered."""
-
-    def __init__(self, held: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
-        self._held = held
-
-    def __call__(self, module: torch.nn.Module, _given: Any) -> None:
-        for parameter in module.parameters(recurse=False):
-            self._held.append((parameter, parameter.data))
-            parameter.data = parameter.data.double()
+    for parameter in module.parameters(recurse=False):
+        held.append((parameter, parameter.data))
+        parameter.data = parameter.data.double()
 
 
-class _Restore:
+def _restore(held: Held, *_given: Any) -> None:
     """After it ran, also where it raised: the narrow ones are back."""
-
-    def __init__(self, held: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
-        self._held = held
-
-    def __call__(self, *_given: Any) -> None:
-        while self._held:
-            parameter, narrow = self._held.pop()
-            parameter.data = narrow
+    while held:
+        parameter, narrow = held.pop()
+        parameter.data = narrow
 
 
 @torch.no_grad()

@@ -16,16 +16,11 @@ from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
 from ppl_assets.perplexity.ahead import ahead
-from ppl_assets.perplexity.head import (
-    ModelError,
-    backbone_states,
-    is_out_of_memory,
-    keeps_documents_apart,
-    read_head,
-    token_nll,
-)
+from ppl_assets.perplexity.device import is_out_of_memory
+from ppl_assets.perplexity.head import ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.probe import keeps_documents_apart
 from ppl_assets.perplexity.scores import Scores, scores_of
 from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
 
@@ -62,6 +57,7 @@ class Scorer:
     what else is in the batch beyond rounding. A model that cannot keep them apart gets batches of equal length.
 
     Attributes:
+        longest: places of the longest chunk that can come.
         compiled: whether the backbone is compiled.
         seconds: where the time went, of all calls so far.
         slots: places computed so far, padding included.
@@ -101,16 +97,18 @@ class Scorer:
         self.policy, self.device = policy, torch.device(device)
         self._mixed = wanted != held and wanted == torch.bfloat16  # float32 weights, bfloat16 activations
         self.head = read_head(model, wanted if self._mixed else held)
-        self.packs = keeps_documents_apart(model, self._longest_document(policy))
-        self.compiled, self._say = compiled and self.packs, say
-        self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
-        on_cuda = self.device.type == "cuda"
-        self._fixed = self.packs and (on_cuda or self.compiled if fixed_rows is None else fixed_rows)
-        self.slot_tokens = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
-        self.row_tokens = self._whole_chunks(row_tokens or ROW_TOKENS["cuda" if on_cuda else "cpu"])
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", None) or policy.window_tokens)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
+        self.longest = max(1, min(full, self.context_length))
+        self.packs = keeps_documents_apart(model, self.longest)
+        self.compiled, self._say = compiled and self.packs, say
+        self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
+        fixed = self.device.type == "cuda" or self.compiled if fixed_rows is None else fixed_rows
+        self._fixed = self.packs and fixed
+        # full chunks fill a row without a rest
+        self.row_tokens = max(1, (row_tokens or ROW_TOKENS[self.device.type]) // self.longest) * self.longest
         self.seconds, self.slots, self.tokens = StageSeconds(), 0, 0
         self._clock = DeviceClock(self.device)
 
@@ -180,8 +178,7 @@ class Scorer:
         if not self._fixed:
             return build_rows(plan, sequences)
         filled = sum(len(sequences[item]) - 1 for item in plan.items)
-        longest = max(self.slot_tokens, 1)
-        return build_rows(plan, sequences, fixed_width(filled, self.row_tokens), longest)
+        return build_rows(plan, sequences, fixed_width(filled, self.row_tokens), self.longest)
 
     @torch.inference_mode()
     def _launch(self, items: list[int], rows: TokenRows) -> _Pass:
@@ -244,16 +241,6 @@ class Scorer:
                 raise ScoringError(
                     f"chunk {number} holds ids outside 0 to {self.vocabulary - 1}; use the model's tokenizer"
                 )
-
-    def _whole_chunks(self, row_tokens: int) -> int:
-        """A row budget that full chunks fill without a rest."""
-        return max(1, row_tokens // max(self.slot_tokens, 1)) * max(self.slot_tokens, 1)
-
-    def _longest_document(self, policy: ScorePolicy) -> int:
-        """Places of the longest chunk that can come: the window's, within the model's context."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        slots = policy.window_tokens - (policy.prefix_id is None)
-        return max(1, min(slots, int(context or slots)))
 
     def _halve_rows(self, longest: int, error: RuntimeError) -> None:
         """Lower the row budget after memory ran out, down to one chunk a pass."""

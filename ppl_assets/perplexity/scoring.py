@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import torch
 
 from ppl_assets.perplexity.ahead import ahead
 from ppl_assets.perplexity.held_out import token_arrays
@@ -72,7 +73,7 @@ class Scored:
 
 def batch_chunks(device: str, chunk_tokens: int) -> int:
     """Chunks of one batch."""
-    return max(1, BATCH_TOKENS["cuda" if device.startswith("cuda") else "cpu"] // chunk_tokens)
+    return max(1, BATCH_TOKENS[torch.device(device).type] // chunk_tokens)
 
 
 def compiles(wanted: str, device: str, tokens: int) -> bool:

@@ -90,8 +90,8 @@ def forward_flops(model: PreTrainedModel, lengths: Sequence[int] | np.ndarray) -
 
 def matmul_rate(device: str, dtype: str, products: int = CEILING_PRODUCTS) -> float:
     """Floating-point operations a second of large square matrix products, one after another, after one to warm up."""
-    where, size = torch.device(device), CEILING_SIZE["cuda" if device.startswith("cuda") else "cpu"]
-    clock, kind = DeviceClock(where), getattr(torch, dtype)
+    where = torch.device(device)
+    size, clock, kind = CEILING_SIZE[where.type], DeviceClock(where), getattr(torch, dtype)
     left, right = (torch.rand(size, size, device=where).to(kind) for _ in range(2))
     torch.mm(left, right)
     began = clock.now()

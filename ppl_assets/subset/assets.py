@@ -17,14 +17,12 @@ from ppl_assets.law.predictions import chosen_law
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import (
     base_model,
-    cached_model,
     content_versions,
     perplexity_landscape,
     stored_base_model,
     study_policy,
 )
 from ppl_assets.perplexity.candidates import current_scorer
-from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import measured_prefixes, selection_tokens
 from ppl_assets.regimes.pool import Pool, read_pool
@@ -46,8 +44,9 @@ from ppl_assets.tables import (
     SELECTIONS,
     STRATEGY_LOSSES,
 )
+from ppl_assets.trials.assets import train_subset
 from ppl_assets.trials.runner import measured_token_counts
-from ppl_assets.trials.training import RunSpool, Setting, point_rows, study_setting, token_ids_of, train
+from ppl_assets.trials.training import RunSpool, Setting, study_setting
 
 CODE_VERSION = "1"
 """Of target, selection, rivals, export and report."""
@@ -325,19 +324,7 @@ def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunS
 
 def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str) -> pl.DataFrame:
     """Train one seed; the law's prediction for what it saw stands beside each measurement."""
-    device, base = resolve_device(study.study.device), stored_base_model(step.snapshot)
-    progress = step.progress("tokens")
-    points = train(
-        cached_model(base, device, "float32", setting.policy.attention),
-        setting,
-        subset,
-        token_ids_of(step.snapshot, subset),
-        seed,
-        device,
-        study.score.row_tokens,
-        lambda seen, total, loss: progress.update(seen, total, f"seed {seed}, loss {loss:.3f}"),
-    )
-    rows = point_rows(points, seed, setting, name)
+    rows = train_subset(study, step, setting, subset, seed, name, f"seed {seed}, ")
     is_comparable = law_scorer(step.snapshot) == current_scorer(step.snapshot)
     law = chosen_law(step.snapshot.read(FITTED_LAW)) if is_comparable else None
     predicted: list[float | None] = [None] * rows.height

@@ -80,8 +80,14 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
 def _trained(study: Study, step: Step, name: str) -> pl.DataFrame:
     """Train the step's trial and return its measurements."""
     subset, seed = _subset(step.snapshot, step.partition)
-    setting, device = current_setting(study, step.snapshot), resolve_device(study.study.device)
-    progress = step.progress("tokens")
+    return train_subset(study, step, current_setting(study, step.snapshot), subset, seed, name)
+
+
+def train_subset(
+    study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str, note: str = ""
+) -> pl.DataFrame:
+    """Train the base model on ``subset`` within a step; measurements under ``name``, ``note`` in the progress line."""
+    device, progress = resolve_device(study.study.device), step.progress("tokens")
     points = train(
         cached_model(stored_base_model(step.snapshot), device, "float32", setting.policy.attention),
         setting,
@@ -90,7 +96,7 @@ def _trained(study: Study, step: Step, name: str) -> pl.DataFrame:
         seed,
         device,
         study.score.row_tokens,
-        lambda seen, total, loss: progress.update(seen, total, f"loss {loss:.3f}"),
+        lambda seen, total, loss: progress.update(seen, total, f"{note}loss {loss:.3f}"),
     )
     return point_rows(points, seed, setting, name)
 

@@ -13,9 +13,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ppl_assets.perplexity import attention
 from ppl_assets.perplexity import head as head_module
-from ppl_assets.perplexity.head import ModelError, keeps_documents_apart, read_head
+from ppl_assets.perplexity.head import ModelError, read_head
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.policy import resolve_policy
+from ppl_assets.perplexity.probe import keeps_documents_apart
 from ppl_assets.perplexity.scorer import Scorer, ScoringError
 from ppl_assets_tests.perplexity.tiny import (
     CONTEXT,
