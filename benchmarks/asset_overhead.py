@@ -17,11 +17,12 @@ import numpy as np
 from benchmarks.models import Shape, random_model
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.definitions import build_defs
-from ppl_assets.perplexity.assets import cached_model, stored_base_model, study_policy
 from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.held_out import token_arrays
+from ppl_assets.perplexity.loaded import cached_model
 from ppl_assets.perplexity.recipe import Recipe, train_tokenizer
 from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.resources import CORPUS_PARTITIONS, Platform
 from ppl_assets.tables import CHUNKS
 

@@ -7,7 +7,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.environment import note
+from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.scorer import Scorer
+
 CONTEXT = 4096
+LONGEST = 2_048
+"""Tokens of the longest chunk."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ SHAPES = {
     "0.5b": Shape(151_936, 896, 24, 14, 2, 4_864),  # Qwen2.5-0.5B
     "3b": Shape(151_936, 2_048, 36, 16, 2, 11_008),  # Qwen2.5-3B
     "8b": Shape(128_256, 4_096, 32, 32, 8, 14_336, tied=False),  # Llama-3.1-8B
+    "14b": Shape(152_064, 5_120, 48, 40, 8, 13_824, tied=False),  # Qwen2.5-14B
 }
 
 
@@ -54,7 +61,13 @@ def random_model(shape: Shape, device: str, dtype: str, seed: int = 0) -> LlamaF
     return model.eval()
 
 
-def chunk_lengths(count: int, mean: int = 300, longest: int = 2_048, seed: int = 0) -> np.ndarray:
+def random_scorer(name: str, device: str, dtype: str, row_tokens: int | None, compiled: bool) -> Scorer:
+    """Ours, with a random model of this name's shape and token 0 as the prefix."""
+    policy = ScorePolicy("bos", 0, LONGEST, dtype, "sdpa", "random", "random")
+    return Scorer(random_model(SHAPES[name], device, dtype), policy, row_tokens, device, compiled, say=note)
+
+
+def chunk_lengths(count: int, mean: int = 300, longest: int = LONGEST, seed: int = 0) -> np.ndarray:
     """Log-normal lengths with this mean, the longest among them exactly ``longest``, in random order; int64 [count]."""
     random = np.random.default_rng(seed)
     drawn = np.clip(random.lognormal(0.0, 0.9, count), None, longest)
@@ -63,6 +76,21 @@ def chunk_lengths(count: int, mean: int = 300, longest: int = 2_048, seed: int =
     lengths = drawn.astype(np.int64)
     lengths[int(lengths.argmax())] = longest
     return lengths
+
+
+def sorted_sample(corpus: np.ndarray, batch: int, tokens: int) -> np.ndarray:
+    """Whole batches of a corpus sorted by length, at evenly spaced places, with about ``tokens`` tokens; int64.
+
+    A batch of a large sorted corpus holds chunks of nearly one length; a small corpus, sorted, has no such batches.
+    """
+    whole = len(corpus) // batch
+    batches = np.sort(corpus)[: whole * batch].reshape(whole, batch)
+
+    def taken(count: int) -> np.ndarray:
+        return batches[((np.arange(count) + 0.5) * whole / count).astype(int)]
+
+    count = min(range(1, whole + 1), key=lambda count: abs(int(taken(count).sum()) - tokens))
+    return taken(count).reshape(-1)
 
 
 def random_chunks(lengths: Sequence[int] | np.ndarray, vocabulary: int, seed: int = 1) -> list[np.ndarray]:

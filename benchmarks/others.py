@@ -4,7 +4,9 @@ Every function takes the same model and the same token ids, and returns the summ
 after a prefix token, float64 [chunks], in nats. Only the procedure differs.
 """
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,3 +90,49 @@ def lm_eval_rolling(
         return -np.array(harness.loglikelihood_rolling(requests, disable_tqdm=True), dtype=np.float64)
 
     return nll
+
+
+def vllm_prompt_logprobs(
+    model: PreTrainedModel, prefix_id: int, longest: int, memory: float = 0.4
+) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """A function from chunks to summed nll: vLLM's ``prompt_logprobs`` of an engine with this model's weights.
+
+    Nothing is decoded: ids go in, and of each place the log-probability of the prompt's own token comes out. One token
+    has to be generated, it is ignored. Prompts that ask for log-probabilities do not use vLLM's prefix cache.
+
+    Args:
+        model: the model; it is copied by way of a temporary folder.
+        prefix_id: token before each chunk.
+        longest: tokens of the longest chunk.
+        memory: share of the device's memory that the engine may take, beside what is held already.
+
+    Raises:
+        ImportError: vLLM cannot be imported here.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its log goes to stdout, where the figures go
+    from vllm import LLM, SamplingParams, TokensPrompt  # noqa: PLC0415 - installed on few machines
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        torch.cuda.empty_cache()  # the engine wants its share to be free
+        engine = LLM(
+            model=folder,
+            skip_tokenizer_init=True,
+            dtype="bfloat16",
+            max_model_len=longest + 2,  # with the prefix and the generated token
+            gpu_memory_utilization=memory,
+        )
+    wanted = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+
+    def nll(chunks: Sequence[np.ndarray]) -> np.ndarray:
+        prompts = [TokensPrompt(prompt_token_ids=[prefix_id, *(int(token) for token in chunk)]) for chunk in chunks]
+        outputs = engine.generate(prompts, wanted, use_tqdm=False)
+        return np.array([_summed(output.prompt_token_ids, output.prompt_logprobs) for output in outputs])
+
+    return nll
+
+
+def _summed(tokens: Sequence[int], places: Sequence[Any]) -> float:
+    """Summed nll of all tokens but the first, which nothing predicts: vLLM gives None there, then a dict a place."""
+    scored = zip(tokens[1:], list(places)[1:], strict=True)
+    return -sum(place[token].logprob for token, place in scored)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from ppl_assets.errors import UserError
-from ppl_assets.tables import TABLES, LakeTable
+from ppl_assets.tables import TABLES, Column, LakeTable
 
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
@@ -392,30 +392,41 @@ class Lake:
         return connection
 
     def _create_tables(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Create what is missing; refuse a table whose columns are not the declared ones."""
+        """Create what is missing; refuse a table whose columns are not the declared ones.
+
+        A column that may be empty and that a table of an earlier version lacks is added: its old rows do not say.
+        """
         sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake'"
         stored: dict[str, dict[str, str]] = {}
         for table, column, kind in connection.execute(sql).fetchall():
             stored.setdefault(table, {})[column] = kind
+        added: list[tuple[LakeTable, Column]] = []
         for table in TABLES.values():
-            declared = {c.name: _sql_type(c.type) for c in table.columns}
-            if table.name in stored and stored[table.name] != declared:
+            if table.name not in stored:
+                continue
+            held = stored[table.name]
+            late = [column for column in table.columns if column.nullable and column.name not in held]
+            declared = {c.name: _sql_type(c.type) for c in table.columns if c not in late}
+            if held != declared:
                 raise LakeError(
-                    f"table {table.name} in the lake at {self.catalog} has columns {stored[table.name]}, but this "
+                    f"table {table.name} in the lake at {self.catalog} has columns {held}, but this "
                     f"version declares {declared}; use the version that wrote it, or point storage.root at a new folder"
                 )
+            added += [(table, column) for column in late]
         missing = [table for table in TABLES.values() if table.name not in stored]
-        if missing or "lineage" not in stored:
+        if missing or added or "lineage" not in stored:
             create = Retrying(
                 retry=retry_if_exception(_is_conflict),
                 stop=stop_after_attempt(_ATTEMPTS),
                 reraise=True,
                 wait=wait_random_exponential(multiplier=0.05, max=2.0),
             )
-            create(_create, connection, missing)
+            create(_create, connection, missing, added)
 
 
-def _create(connection: duckdb.DuckDBPyConnection, missing: Sequence[LakeTable]) -> None:
+def _create(
+    connection: duckdb.DuckDBPyConnection, missing: Sequence[LakeTable], added: Sequence[tuple[LakeTable, Column]]
+) -> None:
     connection.execute("BEGIN")
     try:
         for table in missing:
@@ -425,6 +436,9 @@ def _create(connection: duckdb.DuckDBPyConnection, missing: Sequence[LakeTable])
             connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table.name} ({columns})")
             if table.partition == "corpus":
                 connection.execute(f"ALTER TABLE lake.{table.name} SET PARTITIONED BY (corpus)")
+        for table, column in added:
+            kind = _sql_type(column.type)
+            connection.execute(f"ALTER TABLE lake.{table.name} ADD COLUMN IF NOT EXISTS {column.name} {kind}")
         connection.execute(LINEAGE_VIEW)
         connection.execute("COMMIT")
     except BaseException:
@@ -440,7 +454,9 @@ def _replace(cursor: duckdb.DuckDBPyConnection, write: Write) -> None:
         cursor.execute(f"DELETE FROM lake.{name} WHERE {write.table.partition} = ?", [write.partition])  # noqa: S608 - declared names
     if write.rows:
         columns = ", ".join(column.name for column in write.table.columns)
-        cursor.execute(f"INSERT INTO lake.{name} SELECT {columns} FROM read_parquet(?)", [str(write.file)])  # noqa: S608 - declared names
+        # columns by name: those added to an older lake stand last in it, wherever they are declared
+        sql = f"INSERT INTO lake.{name} ({columns}) SELECT {columns} FROM read_parquet(?)"  # noqa: S608 - declared names
+        cursor.execute(sql, [str(write.file)])
 
 
 def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:

@@ -165,7 +165,9 @@ class ScoreSection(Section):
     first_token: Literal["bos", "eos", "unscored", "auto"] = Field(
         "auto", description="Prefix that predicts the first token; auto: bos, else eos, else unscored."
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Of the matrix products. auto: float16 on CUDA (states stay float32), float32 on CPU."
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="Attention kernel.")
     row_tokens: PositiveInt | None = Field(
         None, description="Tokens of one pass; empty: 2,048 on CPU, 16,384 on CUDA. Halved where memory runs out."

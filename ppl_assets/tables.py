@@ -149,15 +149,26 @@ SCORERS = LakeTable(
     "scorers",
     "scorer_id",
     (
-        Column("scorer_id", _TEXT, "Fingerprint of everything below."),
+        Column("scorer_id", _TEXT, "Fingerprint of model_id to code_version."),
         Column("model_id", _TEXT, "Base model."),
         Column("tokenizer_id", _TEXT, "Tokenizer."),
         Column("first_token", _TEXT, "bos, eos or unscored."),
         Column("prefix_id", _INT, "Token id of the prefix.", nullable=True),
         Column("window_tokens", _INT, "Chunk length: one chunk, one window."),
-        Column("dtype", _TEXT, "Weights and activations; softmax and sums are at least float32."),
+        Column("dtype", _TEXT, "Of the matrix products; softmax and sums are at least float32."),
         Column("attention", _TEXT, "Attention implementation."),
         Column("code_version", _TEXT, "Version of the scoring code."),
+        # Facts of the latest run that computed something; no part of scorer_id (perplexity/scorer_facts.py says why).
+        Column("device", _TEXT, "Kind of device it ran on: cpu or cuda.", nullable=True),
+        Column(
+            "shares_rows",
+            _FLAG,
+            "Whether documents shared rows; otherwise the model's own attention took batches of equal length.",
+            nullable=True,
+        ),
+        Column("torch_version", _TEXT, "Version of torch.", nullable=True),
+        Column("transformers_version", _TEXT, "Version of transformers.", nullable=True),
+        Column("package_version", _TEXT, "Version of this package.", nullable=True),
     ),
 )
 

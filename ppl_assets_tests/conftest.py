@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -117,11 +118,13 @@ class TinyStudy:
             outcomes = run_study(self.definitions, self.platform, instance, Console(quiet=True))
         return {outcome.asset: outcome for outcome in outcomes}
 
-    def materialize(self, job: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
+    def materialize(
+        self, job: str, partition: str | None = None, tags: dict[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         """Run one job, as the UI would."""
         with study_instance(self.platform.study) as instance:
             return self.definitions.resolve_job_def(job).execute_in_process(
-                instance=instance, partition_key=partition, raise_on_error=False
+                instance=instance, partition_key=partition, tags=tags, raise_on_error=False
             )
 
 
@@ -134,3 +137,20 @@ def finished_study(tmp_path_factory) -> TinyStudy:
     study = TinyStudy(folder)
     study.outcomes = study.run()
     return study
+
+
+@pytest.fixture
+def copies(finished_study, tmp_path, monkeypatch):
+    """Makes copies of the finished study that a test may change. The catalog names its table files absolutely."""
+    monkeypatch.setenv("PPL__STORAGE__TABLES", str(finished_study.folder / "data" / "lake" / "tables"))
+
+    def copy(name: str) -> TinyStudy:
+        shutil.copytree(finished_study.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
+        return TinyStudy(tmp_path / name)
+
+    return copy
+
+
+@pytest.fixture
+def study(copies) -> TinyStudy:
+    return copies("study")

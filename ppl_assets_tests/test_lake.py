@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ppl_assets.lake import Lake, LakeError, Provenance
-from ppl_assets.tables import CLEANING_COUNTS, PERPLEXITY_SCORES, TABLES, TEST_DOCUMENTS
+from ppl_assets.tables import CLEANING_COUNTS, PERPLEXITY_SCORES, SCORERS, TABLES, TEST_DOCUMENTS
 
 
 def provenance(partition: str = "", inputs: str = "in", **facts: str) -> Provenance:
@@ -143,6 +143,22 @@ def test_a_table_of_another_version_is_refused_with_what_to_do(lake):
     lake.close()
     with pytest.raises(LakeError, match=r"point storage\.root at a new folder"):
         lake.snapshot()
+
+
+def test_a_lake_of_an_earlier_version_gets_the_columns_that_may_be_empty_and_keeps_its_rows(lake):
+    policy = {"scorer_id": "s", "model_id": "m", "tokenizer_id": "t", "first_token": "bos", "prefix_id": 1}
+    policy |= {"window_tokens": 64, "dtype": "float32", "attention": "sdpa", "code_version": "2"}
+    late = ["device", "shares_rows", "torch_version", "transformers_version", "package_version"]
+    row = {**policy, **dict.fromkeys(late)}
+    lake.commit([lake.stage(SCORERS, pl.DataFrame([row], schema=pl.Schema(SCORERS.schema)), "s")], provenance())
+    with lake.cursor() as cursor:
+        for name in ["prefix_id", *late]:  # one that stood between others comes back at the end
+            cursor.execute(f"ALTER TABLE lake.scorers DROP COLUMN {name}")
+    lake.close()
+    assert lake.snapshot().read(SCORERS).row(0, named=True) == row | {"prefix_id": None}
+    row |= {"device": "cpu", "shares_rows": True, "torch_version": "2", "transformers_version": "5"}
+    lake.commit([lake.stage(SCORERS, pl.DataFrame([row], schema=pl.Schema(SCORERS.schema)), "s")], provenance())
+    assert lake.snapshot().read(SCORERS).rows(named=True) == [row]
 
 
 def _write_many(root, corpus):

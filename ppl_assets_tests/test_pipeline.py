@@ -32,27 +32,9 @@ from ppl_assets.tables import (
     TRIAL_LOSSES,
 )
 from ppl_assets.trials import assets as trials_assets
-from ppl_assets_tests.conftest import TinyStudy
 
 
-@pytest.fixture
-def copies(finished_study, tmp_path, monkeypatch):
-    """Makes copies of the finished study that a test may change. The catalog names its table files absolutely."""
-    monkeypatch.setenv("PPL__STORAGE__TABLES", str(finished_study.folder / "data" / "lake" / "tables"))
-
-    def copy(name: str) -> TinyStudy:
-        shutil.copytree(finished_study.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
-        return TinyStudy(tmp_path / name)
-
-    return copy
-
-
-@pytest.fixture
-def study(copies) -> TinyStudy:
-    return copies("study")
-
-
-def table(study: TinyStudy, name):
+def table(study, name):
     return study.platform.lake.snapshot().read(name)
 
 

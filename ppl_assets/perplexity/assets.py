@@ -1,13 +1,10 @@
 """The perplexity group in Dagster: base_model, perplexity_scores, perplexity_landscape."""
 
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 import polars as pl
-from transformers import PreTrainedModel
 
 from ppl_assets import plots
 from ppl_assets.corpus.assets import chunks, raw_corpus, test_documents, versions_of
@@ -15,17 +12,20 @@ from ppl_assets.corpus.general import general_texts
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.perplexity.candidates import scored_chunks
+from ppl_assets.perplexity.accepted import ScoringError
+from ppl_assets.perplexity.checks import judge_against_oracle, judge_completeness, sampled_scores
 from ppl_assets.perplexity.device import resolve_device
-from ppl_assets.perplexity.held_out import token_arrays
-from ppl_assets.perplexity.landscape_rows import LandscapeError, landscape_rows
-from ppl_assets.perplexity.models import BaseModel, load_model, resolve_base_model
-from ppl_assets.perplexity.oracle import compute_in_float64, oracle_nll
-from ppl_assets.perplexity.policy import ScorePolicy, resolve_policy
+from ppl_assets.perplexity.landscape_rows import landscape_rows
+from ppl_assets.perplexity.loaded import cached_model, oracle_model
+from ppl_assets.perplexity.models import BaseModel, resolve_base_model
+from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.recipe import Recipe
+from ppl_assets.perplexity.scopes import landscape_scopes
 from ppl_assets.perplexity.score_rows import ScoreSpool, merged
-from ppl_assets.perplexity.scorer import Scorer, ScoringError
+from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
 from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
+from ppl_assets.perplexity.stored import content_versions, stored_base_model, study_policy
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import (
@@ -41,12 +41,6 @@ from ppl_assets.tables import (
 
 CODE_VERSION = "1"
 """Of this stage's output; the scorer's arithmetic has a version of its own in the scorer's fingerprint."""
-
-ORACLE_SAMPLE = 4
-"""Chunks a partition that a check scores again in float64."""
-
-ORACLE_TOLERANCE = {"float32": 1e-5, "float64": 1e-9, "bfloat16": 1e-2}
-"""Relative difference of summed NLL that the check accepts; the scorer's own tests hold it to 1e-6 in float32."""
 
 
 def base_model_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
@@ -104,39 +98,6 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     return step.result(commit, shown | {"model_id": row["model_id"]}, table=BASE_MODEL, rows=1)
 
 
-def stored_base_model(snapshot: Snapshot) -> BaseModel:
-    """The base model of the lake."""
-    return BaseModel(**snapshot.only_row(BASE_MODEL))
-
-
-def study_policy(study: Study, base: BaseModel) -> ScorePolicy:
-    """The study's score policy with every ``auto`` decided for this model and device."""
-    return resolve_policy(
-        first_token=study.score.first_token,
-        window_tokens=study.chunks.tokens,
-        dtype=study.score.dtype,
-        attention=study.score.attention,
-        device=resolve_device(study.study.device),
-        bos_id=base.bos_id,
-        eos_id=base.eos_id,
-        model_id=base.model_id,
-        tokenizer_id=base.tokenizer_fingerprint,
-        architecture=base.architecture,
-    )
-
-
-@lru_cache(maxsize=2)
-def cached_model(base: BaseModel, device: str, dtype: str, attention: str) -> PreTrainedModel:
-    """The base model in memory: loaded once a process, since one process runs many partitions. Do not change it."""
-    return load_model(base, device, dtype, attention)
-
-
-@lru_cache(maxsize=1)
-def _oracle_model(base: BaseModel, attention: str) -> PreTrainedModel:
-    """The base model from its checkpoint once more, on the CPU, computing in float64."""
-    return compute_in_float64(load_model(base, "cpu", "auto", attention))
-
-
 def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a corpus' scores: which chunks it has, and the scorer."""
     policy = study_policy(study, stored_base_model(snapshot))
@@ -166,19 +127,20 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
     policy = study_policy(study, base)
     inputs = perplexity_scores_inputs(study, step.lake, step.snapshot, step.partition)
     commit, scored = step.unchanged(inputs), Scored()
+    spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
     if commit is None:
-        spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
         known = {*stored.filter(is_ours)["chunk_id"], *spool.rows()["chunk_id"]}
         sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
-        scored = _scored(study, step, base, policy, spool, sizes, known)
+        scored, facts = _scored(study, step, base, policy, spool, sizes, known)
         rows = merged([stored, spool.rows()], set(sizes["chunk_id"]))
-        scorer = pl.DataFrame([{**asdict(policy), "scorer_id": policy.scorer_id}], schema=pl.Schema(SCORERS.schema))
-        writes = [step.stage(PERPLEXITY_SCORES, rows), step.lake.stage(SCORERS, scorer, policy.scorer_id)]
+        writes = [step.stage(PERPLEXITY_SCORES, rows)]
+        if (scorer := changed_scorer(step.snapshot, policy, facts)) is not None:
+            writes.append(step.lake.stage(SCORERS, scorer, policy.scorer_id))
         version = fingerprint(policy.scorer_id, rows.filter(is_ours)["chunk_id"].to_list())
         commit = step.write(writes, inputs, version)
-        spool.clear()
+    spool.clear()  # committed, by this run or by one that was killed right after it
     return _scores_result(step, commit, scored)
 
 
@@ -190,11 +152,11 @@ def _scored(
     spool: ScoreSpool,
     sizes: pl.DataFrame,
     known: set[str],
-) -> Scored:
-    """Score the partition's chunks (``sizes``: chunk_id, n_tokens) that are not ``known``."""
+) -> tuple[Scored, ScorerFacts | None]:
+    """Score the chunks (``sizes``: chunk_id, n_tokens) that are not ``known``; with facts where there were any."""
     missing = sizes.filter(~pl.col("chunk_id").is_in(list(known)))
     if missing.is_empty():
-        return Scored()
+        return Scored(), None
     device = resolve_device(study.study.device)
     model = cached_model(base, device, policy.dtype, policy.attention)
     compiled = compiles(study.score.compile, device, int(sizes["n_tokens"].sum()))
@@ -206,7 +168,7 @@ def _scored(
         scorer, batches, known, step.partition, spool, step.progress("tokens"), int(missing["n_tokens"].sum())
     )
     step.log(scored.sentence)
-    return scored
+    return scored, facts_of(scorer)
 
 
 def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.MaterializeResult:
@@ -257,15 +219,8 @@ def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Plat
     rows = snapshot.read(
         PERPLEXITY_SCORES, ["chunk_id", "nll", "status"], {"corpus": partition, "scorer_id": policy.scorer_id}
     )
-    missing = len(set(ids) - set(rows["chunk_id"]))
-    doubled = rows.height - rows["chunk_id"].n_unique()
-    wrong = rows.filter((pl.col("status") == "ok") & ~(pl.col("nll").is_finite() & (pl.col("nll") > 0))).height
-    failed = rows.filter(pl.col("status") == "non_finite").height
-    sentence = (
-        f"{ids.len():,} chunks: {missing} without a score, {doubled} scored twice, {wrong} with an impossible score, "
-        f"{failed} on which the model returned no finite number."
-    )
-    return dg.AssetCheckResult(passed=not (missing or doubled or wrong or failed), description=sentence)
+    verdict = judge_completeness(ids, rows)
+    return dg.AssetCheckResult(passed=verdict.passed, description=verdict.sentence)
 
 
 @dg.asset_check(
@@ -276,63 +231,23 @@ def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Plat
 )
 def scores_match_the_oracle(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Score a random sample again, slowly and in float64: another one at every materialization."""
-    study, partition, snapshot = platform.study, context.partition_key, platform.lake.snapshot()
+    snapshot = platform.lake.snapshot()
     base = stored_base_model(snapshot)
-    policy = study_policy(study, base)
-    sql = """SELECT c.chunk_id, c.tokens, s.nll FROM {perplexity_scores} AS s
-             JOIN {chunks} AS c ON c.chunk_id = s.chunk_id AND c.corpus = s.corpus
-             WHERE s.corpus = $corpus AND s.scorer_id = $scorer AND s.status = 'ok'
-             ORDER BY hash(c.chunk_id || $draw) LIMIT $sample"""
-    draw = {"sample": ORACLE_SAMPLE, "draw": context.run.run_id}
-    parameters = {"corpus": partition, "scorer": policy.scorer_id, **draw}
-    sample = snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), parameters)
+    policy = study_policy(platform.study, base)
+    sample = sampled_scores(snapshot, context.partition_key, policy.scorer_id, context.run.run_id)
     if sample.is_empty():
         return dg.AssetCheckResult(passed=True, description="No chunk of this corpus has a score.")
-    attention = policy.attention if policy.attention != "flash_attention_2" else "sdpa"
-    truth = np.array(
-        [oracle_nll(_oracle_model(base, attention), tokens, policy) for tokens in token_arrays(sample["tokens"])]
-    )
-    worst = float(np.max(np.abs(sample["nll"].to_numpy() / truth - 1.0)))
-    tolerance = ORACLE_TOLERANCE[policy.dtype]
-    sentence = (
-        f"Largest relative difference of {sample.height} sampled chunks from the float64 value: {worst:.1e}; "
-        f"accepted for {policy.dtype}: {tolerance:.0e}."
-    )
+    verdict = judge_against_oracle(sample, oracle_model(base, policy.attention), policy)
     metadata = {
-        "worst_relative": dg.MetadataValue.float(worst),
+        "worst_relative": dg.MetadataValue.float(verdict.worst_relative),
         "chunk_ids": dg.MetadataValue.json(sample["chunk_id"].to_list()),
     }
-    return dg.AssetCheckResult(passed=worst <= tolerance, description=sentence, metadata=metadata)
+    return dg.AssetCheckResult(passed=verdict.passed, description=verdict.sentence, metadata=metadata)
 
 
 def perplexity_landscape_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
     """What decides the landscape: every corpus' chunks (their split counts) and scores, and the fence."""
     return Inputs([CODE_VERSION, content_versions(study, snapshot), study.landscape.model_dump()])
-
-
-def content_versions(study: Study, snapshot: Snapshot) -> dict[str, list[str]]:
-    """Data versions of chunks and scores of every corpus partition."""
-    commits = [snapshot.commits(asset) for asset in ("chunks", "perplexity_scores")]
-    return {key: [c[key].data_version if key in c else "" for c in commits] for key in study.corpus_partitions()}
-
-
-def _require_scores(study: Study, snapshot: Snapshot, scorer_id: str) -> None:
-    """Refuse a landscape without some corpus.
-
-    Raises:
-        LandscapeError: a corpus has no chunks, or chunks without a score under this scorer.
-    """
-    sql = """SELECT corpus, count(*) AS chunks FROM {chunks} AS c WHERE list_contains($corpora, corpus) AND NOT EXISTS
-             (SELECT 1 FROM {perplexity_scores} AS s
-              WHERE s.chunk_id = c.chunk_id AND s.corpus = c.corpus AND s.scorer_id = $scorer) GROUP BY corpus"""
-    parameters = {"corpora": study.corpus_partitions(), "scorer": scorer_id}
-    unscored = snapshot.query(sql, (CHUNKS, PERPLEXITY_SCORES), parameters)["corpus"].to_list()
-    unchunked = sorted(set(study.corpus_partitions()) - set(snapshot.commits("chunks")))
-    if unscored or unchunked:
-        raise LandscapeError(
-            f"the landscape needs every corpus: {', '.join(unchunked) or 'none'} without chunks, "
-            f"{', '.join(sorted(unscored)) or 'none'} without scores under the present scorer; materialize these first"
-        )
 
 
 @dg.asset(
@@ -353,13 +268,8 @@ def perplexity_landscape(context: dg.AssetExecutionContext, platform: Platform) 
     commit = step.unchanged(inputs)
     if commit is None:
         scorer_id = study_policy(study, stored_base_model(step.snapshot)).scorer_id
-        partitions = study.corpus_partitions()
-        _require_scores(study, step.snapshot, scorer_id)
-        scopes = {"candidates": "candidate", "test": "test", "general": "general"}
-        scored = {scope: scored_chunks(step.snapshot, partitions, scorer_id, split) for scope, split in scopes.items()}
-        for (corpus,), rows in scored["candidates"].group_by("corpus", maintain_order=True):
-            scored[f"corpus:{corpus}"] = rows
-        made = landscape_rows(scored, scorer_id, study.landscape.fence_mads, study.landscape.bins)
+        scopes = landscape_scopes(step.snapshot, study.corpus_partitions(), scorer_id)
+        made = landscape_rows(scopes, scorer_id, study.landscape.fence_mads, study.landscape.bins)
         writes = [step.stage(PERPLEXITY_LANDSCAPE, made.landscape), step.stage(LANDSCAPE_HISTOGRAM, made.histogram)]
         commit = step.write(writes, inputs, fingerprint(made.landscape.to_dicts()))
     return _landscape_result(step, commit)

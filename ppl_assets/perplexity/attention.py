@@ -110,8 +110,8 @@ def _documents(
         rows = 1
     longest = max_length_q or query.shape[2]
     window = sliding_window if sliding_window and sliding_window < longest else 0
-    if fused and softcap is None and not (window or dropout) and rows == 1 and _varlen_takes(query, value):
-        out = _varlen(query, key, value, cu_seq_lens_q, longest, scaling)
+    if fused and softcap is None and not dropout and rows == 1 and _varlen_takes(query, value, window):
+        out = _varlen(query, key, value, cu_seq_lens_q, longest, scaling, window)
     else:
         attend = _attend_operator if torch.compiler.is_compiling() else _attend
         out = attend(query, key, value, cu_seq_lens_q, scaling, window, softcap or 0.0, fused, dropout)
@@ -124,10 +124,12 @@ def _one_row(states: Tensor) -> Tensor:
     return states.transpose(0, 1).reshape(1, heads, rows * width, size)
 
 
-def _varlen_takes(query: Tensor, value: Tensor) -> bool:
+def _varlen_takes(query: Tensor, value: Tensor, window: int) -> bool:
     size, low = query.shape[-1], query.dtype in {torch.bfloat16, torch.float16}
     fits = size == value.shape[-1] and size <= VARLEN_HEAD and size % 8 == 0
-    return varlen is not None and query.is_cuda and low and fits
+    return (
+        varlen is not None and query.is_cuda and low and fits and (not window or "window_size" in _varlen_parameters())
+    )
 
 
 @lru_cache(maxsize=1)
@@ -136,10 +138,12 @@ def _varlen_parameters() -> frozenset[str]:
     return frozenset(inspect.signature(varlen.varlen_attn).parameters)
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float) -> Tensor:
-    """All documents in one call of the flash kernel; tensors as in :func:`_documents`, of one row."""
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float, window: int
+) -> Tensor:
+    """All documents in one call of the flash kernel; tensors as in :func:`_documents`, of one row; window 0: none."""
     known = _varlen_parameters()
-    given: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    given: dict[str, Any] = {"window_size": (window - 1, 0)} if "window_size" in known else {"is_causal": True}
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [width, heads, size]
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and "enable_gqa" in known:

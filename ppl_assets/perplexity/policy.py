@@ -24,7 +24,7 @@ class ScorePolicy:
         first_token: what predicts a chunk's first token: a bos or eos prefix, or nothing (it is then not scored).
         prefix_id: token id of the prefix; None where ``first_token`` is unscored.
         window_tokens: longest chunk, one window each.
-        dtype: weights and activations, float32 or bfloat16; softmax and sums are wider.
+        dtype: matrix products, float32, float16 (states float32) or bfloat16; softmax and sums are float32 or wider.
         attention: attention implementation.
         model_id: fingerprint of the base model.
         tokenizer_id: fingerprint of the tokenizer.
@@ -59,7 +59,9 @@ def resolve_policy(
     tokenizer_id: str,
     architecture: str = "",
 ) -> ScorePolicy:
-    """The policy with every ``auto`` decided: bos, else eos, else unscored; bfloat16 on CUDA, else float32.
+    """The policy with every ``auto`` decided: bos, else eos, else unscored; float16 products on CUDA, else float32.
+
+    float16 costs what bfloat16 costs and rounds eight times finer; docs/scoring.md has both measured.
 
     Raises:
         ModelError: a prefix is asked for that the tokenizer does not have.
@@ -72,7 +74,7 @@ def resolve_policy(
     if first_token != "unscored" and ids[first_token] is None:  # noqa: S105 - a policy's name
         raise ModelError(f"first_token = {first_token!r}, but the tokenizer has no {first_token} token; use auto")
     if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        dtype = "float16" if device.startswith("cuda") else "float32"
     if attention == "auto":  # Gemma 2 caps attention logits, which sdpa cannot
         attention = "sdpa" if getattr(getattr(transformers, architecture, None), "_supports_sdpa", True) else "eager"
     return ScorePolicy(

@@ -59,7 +59,7 @@ def _found_apart(model: PreTrainedModel, longest: int) -> bool:
                 backbone_states(backbone, torch.cat([first, *documents[1:]])[None], positions, starts, longest)
                 for first in (documents[0], other)
             )
-            kept = _apart(packed, alone) <= tolerance(alone.dtype)
+            kept = _apart(packed, alone) <= tolerance(_products(alone))
             kept &= _apart(beside[longest:], packed[longest:]) <= UNMOVED
         except (TypeError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
@@ -70,6 +70,12 @@ def _found_apart(model: PreTrainedModel, longest: int) -> bool:
                 restore_own_attention(model)
             model.train(was_training)
     return replaced and kept
+
+
+def _products(states: Tensor) -> torch.dtype:
+    """What the matrix products behind these states were computed in."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 def _apart(states: Tensor, others: Tensor) -> float:

@@ -7,17 +7,17 @@ section 3). Stored: the summed NLL and T, from which everything else follows. Th
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ppl_assets.errors import UserError
+from ppl_assets.perplexity.accepted import check_chunks
 from ppl_assets.perplexity.ahead import ahead
 from ppl_assets.perplexity.device import is_out_of_memory
-from ppl_assets.perplexity.head import ModelError, backbone_states, read_head, token_nll
+from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.probe import keeps_documents_apart
@@ -31,17 +31,13 @@ Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
 
 
-class ScoringError(UserError, ValueError):
-    """A chunk cannot be scored under the policy; nothing was scored."""
-
-
 @dataclass(frozen=True)
 class _Pass:
     """A forward pass that the device may still be working on.
 
     Attributes:
         items: the chunks in it.
-        sums: float64 [4, chunks] on the device: nll of the two halves, square sum, highest.
+        sums: float64 [4, chunks]: nll of the two halves, square sum, highest; on the host once the last moment is past.
         moments: before the backbone, between backbone and head, after the head.
     """
 
@@ -94,16 +90,21 @@ class Scorer:
                 f"the model holds {held} weights and the policy says {policy.dtype}; load it as {policy.dtype}"
             )
         self.model = model.to(device)
-        self.policy, self.device = policy, torch.device(device)
-        self._mixed = wanted != held and wanted == torch.bfloat16  # float32 weights, bfloat16 activations
-        self.head = read_head(model, wanted if self._mixed else held)
+        self.policy, self.device, self._say = policy, torch.device(device), say
+        self._products = wanted if wanted != held and wanted.itemsize == 2 else None  # float32 states, narrow products
+        with self._autocast(self.training_products):  # the range of bfloat16: a check must not overflow
+            self.head = read_head(model, self._products or held)
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", None) or policy.window_tokens)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
-        self.packs = keeps_documents_apart(model, self.longest)
-        self.compiled, self._say = compiled and self.packs, say
+        with self._autocast(self.training_products):
+            self.packs = keeps_documents_apart(model, self.longest)
+        if not self.packs:
+            plain = ", and is not compiled" if compiled else ""
+            say(f"packed documents would not have the scores they have alone: the model gets equal lengths{plain}")
+        self.compiled = compiled and self.packs
         self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
         fixed = self.device.type == "cuda" or self.compiled if fixed_rows is None else fixed_rows
         self._fixed = self.packs and fixed
@@ -124,17 +125,33 @@ class Scorer:
                 outside the vocabulary. Raised before anything is scored.
             ModelError: a single chunk does not fit into the device's memory.
         """
-        self._check(chunks)
+        check_chunks(chunks, self.policy, self.context_length, self.vocabulary)
         sequences = [sequence(chunk, self.policy.prefix_id) for chunk in chunks]
         lengths = np.array(
             [max(0, len(tokens) - 1) if len(chunk) else 0 for tokens, chunk in zip(sequences, chunks, strict=True)],
             dtype=np.int64,
         )
         sums = np.full((4, len(chunks)), np.nan)
-        waiting = np.flatnonzero(lengths)
-        total, done = int(lengths.sum()), 0
         was_training = self.model.training
         self.model.eval()
+        try:
+            self._fill(sums, sequences, lengths, np.flatnonzero(lengths), progress)
+            if self._products == torch.float16:
+                self._fill_overflowed(sums, sequences, lengths)
+        finally:
+            self.model.train(was_training)
+        return scores_of(sums, lengths, [len(chunk) for chunk in chunks])
+
+    def _fill(
+        self,
+        sums: np.ndarray,
+        sequences: Sequence[np.ndarray],
+        lengths: np.ndarray,
+        waiting: np.ndarray,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the sums of the items ``waiting``; where memory runs out, in smaller passes."""
+        total, done = int(lengths[waiting].sum()), 0
         while len(waiting):
             scored: list[int] = []
             try:
@@ -149,8 +166,19 @@ class Scorer:
                     raise
                 self._halve_rows(int(lengths.max()), error)
             waiting = np.setdiff1d(waiting, scored)
-        self.model.train(was_training)
-        return scores_of(sums, lengths, [len(chunk) for chunk in chunks])
+
+    def _fill_overflowed(self, sums: np.ndarray, sequences: Sequence[np.ndarray], lengths: np.ndarray) -> None:
+        """Compute in bfloat16 what float16, whose greatest number is 65,504, cannot hold."""
+        lost = np.flatnonzero((lengths > 0) & ~np.isfinite(sums).all(0))
+        if not len(lost):
+            return
+        self._say(f"{len(lost)} of {len(lengths)} chunks overflow float16 and are scored in bfloat16")
+        head = self.head
+        self._products, self.head = torch.bfloat16, replace(head, dtype=torch.bfloat16)
+        try:
+            self._fill(sums, sequences, lengths, lost)
+        finally:
+            self._products, self.head = torch.float16, head
 
     def plans(self, lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[RowPlan]:
         """Passes of at most ``row_tokens`` places that this model keeps apart; training uses them too."""
@@ -178,7 +206,8 @@ class Scorer:
         if not self._fixed:
             return build_rows(plan, sequences)
         filled = sum(len(sequences[item]) - 1 for item in plan.items)
-        return build_rows(plan, sequences, fixed_width(filled, self.row_tokens), self.longest)
+        width = self.row_tokens if self.compiled else fixed_width(filled, self.row_tokens)
+        return build_rows(plan, sequences, width, self.longest)
 
     @torch.inference_mode()
     def _launch(self, items: list[int], rows: TokenRows) -> _Pass:
@@ -187,16 +216,35 @@ class Scorer:
         hidden = self.hidden_states(rows)[: len(rows.targets)]
         between = self._clock.now()
         values = token_nll(hidden, self._moved(rows.targets), self.head)
-        sums = _sums(values.double(), self._moved(np.array(rows.lengths)))
+        sums = self._fetched(_sums(values.double(), self._moved(np.array(rows.lengths))))
         self.slots, self.tokens = self.slots + rows.inputs.size, self.tokens + len(rows.targets)
         return _Pass(items, sums, (began, between, self._clock.now()))
 
-    def hidden_states(self, rows: TokenRows) -> Tensor:
-        """Hidden states of a pass, [rows * width, hidden]; with gradients where they are enabled."""
+    @property
+    def training_products(self) -> torch.dtype | None:
+        """What a training step multiplies in: bfloat16 where scores are narrow; gradients underflow float16."""
+        return torch.bfloat16 if self._products is not None else None
+
+    @property
+    def training_head(self) -> Head:
+        """The head as a training step computes it."""
+        return replace(self.head, dtype=self.training_products or self.head.dtype)
+
+    def _autocast(self, products: torch.dtype | None) -> torch.autocast:
+        """Matrix products in ``products``, sums and states wider; None: all in the weights' dtype."""
+        return torch.autocast(self.device.type, products, enabled=products is not None)
+
+    def hidden_states(self, rows: TokenRows, products: torch.dtype | None = None) -> Tensor:
+        """Hidden states of a pass, [rows * width, hidden]; with gradients where they are enabled.
+
+        Args:
+            rows: the pass.
+            products: dtype of the matrix products; None: that of scoring.
+        """
         positions = None if rows.positions is None else self._moved(rows.positions)
         starts = None if rows.starts is None else self._moved(rows.starts)
         given = (self._moved(rows.inputs), positions, starts, rows.longest)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+        with self._autocast(products or self._products):
             if self.compiled:
                 try:
                     torch._dynamo.mark_dynamic(starts, 0)  # noqa: SLF001 - the documented way to say it
@@ -215,32 +263,20 @@ class Scorer:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
+    def _fetched(self, sums: Tensor) -> Tensor:
+        """The sums' copy on the host; on CUDA it is queued, behind this pass and before the next."""
+        if self.device.type != "cuda":
+            return sums
+        return torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True).copy_(sums, non_blocking=True)
+
     def _collect(self, done: _Pass) -> tuple[list[int], np.ndarray]:
-        """Wait for a pass."""
-        sums = done.sums.cpu().numpy()
+        """Wait for a pass, not for the one behind it."""
         began, between, ended = done.moments
+        self._clock.wait(ended)
+        sums = done.sums.numpy()
         self.seconds.backbone += self._clock.between(began, between)
         self.seconds.head += self._clock.between(between, ended)
         return done.items, sums
-
-    def _check(self, chunks: Sequence[np.ndarray]) -> None:
-        prefix = self.policy.prefix_id
-        for number, chunk in enumerate(chunks):
-            fed = len(chunk) if prefix is not None else len(chunk) - 1  # the last token is predicted, not fed
-            if len(chunk) > self.policy.window_tokens or fed > self.context_length:
-                raise ScoringError(
-                    f"chunk {number} has {len(chunk)} tokens; the window is {self.policy.window_tokens} and the "
-                    f"model's context {self.context_length}, prefix included: cut shorter chunks"
-                )
-            if len(chunk) and prefix is not None and int(chunk[0]) == prefix:
-                raise ScoringError(
-                    f"chunk {number} starts with token {prefix}, the {self.policy.first_token} prefix that the scorer "
-                    "adds itself; encode text with add_special_tokens=False"
-                )
-            if len(chunk) and (int(np.min(chunk)) < 0 or int(np.max(chunk)) >= self.vocabulary):
-                raise ScoringError(
-                    f"chunk {number} holds ids outside 0 to {self.vocabulary - 1}; use the model's tokenizer"
-                )
 
     def _halve_rows(self, longest: int, error: RuntimeError) -> None:
         """Lower the row budget after memory ran out, down to one chunk a pass."""

@@ -65,6 +65,12 @@ class DeviceClock:
         return event
 
     @staticmethod
+    def wait(moment: "float | torch.cuda.Event") -> None:
+        """Wait until the device has come to this moment."""
+        if not isinstance(moment, float):
+            moment.synchronize()
+
+    @staticmethod
     def between(first: "float | torch.cuda.Event", last: "float | torch.cuda.Event") -> float:
         """Seconds from ``first`` to ``last``; the work up to ``last`` must be finished."""
         if isinstance(first, float) or isinstance(last, float):

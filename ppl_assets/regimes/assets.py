@@ -7,7 +7,8 @@ from ppl_assets import plots
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.perplexity.assets import content_versions, perplexity_landscape
+from ppl_assets.perplexity.assets import perplexity_landscape
+from ppl_assets.perplexity.stored import content_versions
 from ppl_assets.regimes.design import Trial, build_trials, face_grid
 from ppl_assets.regimes.pool import Pool, read_pool
 from ppl_assets.regimes.reachable import ReachableRegion

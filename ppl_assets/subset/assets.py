@@ -15,14 +15,9 @@ from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.law.assets import comparable_losses, fitted_law
 from ppl_assets.law.predictions import chosen_law
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.perplexity.assets import (
-    base_model,
-    content_versions,
-    perplexity_landscape,
-    stored_base_model,
-    study_policy,
-)
+from ppl_assets.perplexity.assets import base_model, perplexity_landscape
 from ppl_assets.perplexity.candidates import current_scorer
+from ppl_assets.perplexity.stored import content_versions, stored_base_model, study_policy
 from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import measured_prefixes, selection_tokens
 from ppl_assets.regimes.pool import Pool, read_pool

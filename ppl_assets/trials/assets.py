@@ -7,8 +7,10 @@ from ppl_assets.corpus.assets import chunks
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.perplexity.assets import base_model, cached_model, stored_base_model, study_policy
+from ppl_assets.perplexity.assets import base_model
 from ppl_assets.perplexity.device import resolve_device
+from ppl_assets.perplexity.loaded import cached_model
+from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.assets import regime_partitions
 from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
 from ppl_assets.study import Study

@@ -137,7 +137,7 @@ def run_trial(
         recipe: the recipe.
         seed: of dropout, where the model's configuration has any.
         evaluate: held-out chunks.
-        device: cpu, or cuda (bfloat16 autocast over float32 weights where the policy says bfloat16).
+        device: cpu, or cuda (bfloat16 autocast over float32 weights unless the policy says float32).
         prefix_id: token before every chunk, as in scoring; None: none.
         progress: called after each step.
         fresh_copy: train a copy; off: the caller's model is trained, which saves its memory.
@@ -234,8 +234,8 @@ def _train_step(
     for plan in scorer.plans(lengths, sum(lengths)):
         rows = build_rows(plan, sequences)
         targets = torch.from_numpy(rows.targets).to(device)  # [tokens]
-        hidden = scorer.hidden_states(rows)  # [tokens, hidden]
-        part = summed_nll(hidden, targets, scorer.head) / sum(lengths)
+        hidden = scorer.hidden_states(rows, scorer.training_products)  # [tokens, hidden]
+        part = summed_nll(hidden, targets, scorer.training_head) / sum(lengths)
         part.backward()
         loss += float(part.detach())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)

@@ -46,10 +46,10 @@ def test_float32_equals_the_oracle(name):
     assert scorer.packs
 
 
-def test_bfloat16_stays_within_its_promise(trained):
+def test_the_default_stays_within_the_promise_of_narrow_products(trained):
     chunks, given = random_text(), {"window_tokens": 256}
     exact = Scorer(load_model(trained), policy(**given)).score(chunks)
-    low = Scorer(load_model(trained, dtype="bfloat16"), policy(dtype="bfloat16", **given), device="cuda").score(chunks)
+    low = Scorer(load_model(trained, dtype="float16"), policy(dtype="float16", **given), device="cuda").score(chunks)
     assert np.abs(low.log_ppl - exact.log_ppl).max() <= 5e-4
     assert spearmanr(low.ppl, exact.ppl).statistic >= 0.9999
     ours, theirs = moments(low.ppl), moments(exact.ppl)
@@ -61,17 +61,17 @@ def test_the_variable_length_kernel_is_used_and_agrees_with_one_document_at_a_ti
     chunks, calls = random_text(60), []
     inner = attention._varlen
     monkeypatch.setattr(attention, "_varlen", lambda *given: calls.append(1) or inner(*given))
-    given = policy(dtype="bfloat16", window_tokens=256)
-    fused = Scorer(load_model(trained, dtype="bfloat16"), given, device="cuda").score(chunks)
+    given = policy(dtype="float16", window_tokens=256)
+    fused = Scorer(load_model(trained, dtype="float16"), given, device="cuda").score(chunks)
     assert calls
     monkeypatch.setattr(attention, "_varlen_takes", lambda *_given: False)
-    split = Scorer(load_model(trained, dtype="bfloat16"), given, device="cuda").score(chunks)
+    split = Scorer(load_model(trained, dtype="float16"), given, device="cuda").score(chunks)
     np.testing.assert_allclose(fused.log_ppl, split.log_ppl, atol=1e-3)
 
 
 def test_a_compiled_model_agrees(trained):
-    chunks, given, told = random_text(120), policy(dtype="bfloat16", window_tokens=256), []
-    model = load_model(trained, dtype="bfloat16")
+    chunks, given, told = random_text(120), policy(dtype="float16", window_tokens=256), []
+    model = load_model(trained, dtype="float16")
     plain = Scorer(copy.deepcopy(model), given, 4096, "cuda").score(chunks)
     compiled = Scorer(model, given, 4096, "cuda", compiled=True, say=told.append)
     np.testing.assert_allclose(compiled.score(chunks).log_ppl, plain.log_ppl, atol=1e-3)

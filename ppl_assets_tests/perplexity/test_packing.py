@@ -67,11 +67,20 @@ def test_rows_feed_all_but_the_last_token_and_predict_all_but_the_first(lengths,
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5000), st.sampled_from([256, 1023, 1024, 2046]))
-def test_fixed_widths_are_few_and_hold_the_row(filled, row_tokens):
+def test_a_fixed_width_holds_the_row_and_divides_the_budget_or_is_a_multiple_of_it(filled, row_tokens):
     width = fixed_width(filled, row_tokens)
     assert width >= filled
     assert width % row_tokens == 0 or row_tokens % width == 0
     assert width >= row_tokens / NARROWEST
+
+
+@pytest.mark.parametrize("row_tokens", [1, 255, 256, 1023, 2046, 2048, 16_384])
+def test_fixed_widths_are_few(row_tokens):
+    """A compiled graph is made for every width: the budget, its half, and so on to a sixteenth, and no other."""
+    widths = {fixed_width(filled, row_tokens) for filled in range(1, row_tokens + 1)}
+    halves = {row_tokens // 2**n for n in range(5) if row_tokens % 2**n == 0}
+    assert widths == halves
+    assert len(widths) <= 5
 
 
 def test_mixed_lengths_fill_fixed_rows_to_99_percent():

@@ -13,11 +13,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ppl_assets.perplexity import attention
 from ppl_assets.perplexity import head as head_module
+from ppl_assets.perplexity.accepted import ScoringError
 from ppl_assets.perplexity.head import ModelError, read_head
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.policy import resolve_policy
 from ppl_assets.perplexity.probe import keeps_documents_apart
-from ppl_assets.perplexity.scorer import Scorer, ScoringError
+from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets_tests.perplexity.tiny import (
     CONTEXT,
     VOCABULARY,
@@ -292,6 +293,23 @@ def test_running_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch):
         scorer.score(chunks)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no such kernel"), KeyboardInterrupt(), torch.OutOfMemoryError()])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pass_that_fails_leaves_the_model_in_the_mode_that_it_was_in(monkeypatch, error, training):
+    model = tiny_model("llama").train(training)
+    scorer, modes = Scorer(model, policy()), []
+
+    def failing(_rows):
+        modes.append(model.training)
+        raise error
+
+    monkeypatch.setattr(scorer, "hidden_states", failing)
+    with pytest.raises((type(error), ModelError)):
+        scorer.score(chunks_of([9, 9]))
+    assert set(modes) == {False}  # it is scored without dropout
+    assert {module.training for module in model.modules()} == {training}
+
+
 def test_all_logits_never_exist_at_once(monkeypatch):
     monkeypatch.setitem(head_module.TILES, "cpu", (10, 7))
     seen = []
@@ -324,7 +342,7 @@ def test_auto_takes_bos_then_eos_then_leaves_the_first_token_unscored():
     assert (resolved().first_token, resolved().prefix_id) == ("bos", 1)
     assert (resolved(bos_id=None).first_token, resolved(bos_id=None).prefix_id) == ("eos", 2)
     assert resolved(bos_id=None, eos_id=None).prefix_id is None
-    assert (resolved().dtype, resolved(device="cuda").dtype) == ("float32", "bfloat16")
+    assert (resolved().dtype, resolved(device="cuda").dtype) == ("float32", "float16")
     assert resolved(architecture="Gemma2ForCausalLM").attention == "eager"
     with pytest.raises(ModelError, match="no bos token"):
         resolved(bos_id=None, **{"first_token": "bos"})  # noqa: PIE804

@@ -14,10 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ppl_assets.perplexity.accepted import ScoringError
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.recipe import Recipe, pretrain
-from ppl_assets.perplexity.scorer import Scorer, ScoringError
+from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scores import bits_per_byte
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model, tiny_model64
 

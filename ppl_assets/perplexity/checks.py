@@ -1,0 +1,118 @@
+"""Whether stored scores are complete and right: what the checks of ``perplexity_scores`` find, in one sentence each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from transformers import PreTrainedModel
+
+from ppl_assets.lake import Snapshot
+from ppl_assets.perplexity.held_out import token_arrays
+from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.tables import CHUNKS, PERPLEXITY_SCORES
+
+ORACLE_SAMPLE = 4
+"""Chunks a partition that a check scores again in float64."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a summed NLL may lie from the float64 value: ``relative * NLL + per_root_token * sqrt(scored tokens)``.
+
+    Attributes:
+        relative: share of the NLL.
+        per_root_token: nats. A token's loss is a difference of two numbers of a logit's size and keeps their rounding
+            however small it is itself; those of several tokens are independent, so their sum grows with the root.
+    """
+
+    relative: float
+    per_root_token: float = 0.0
+
+    def shares(self, nll: np.ndarray, truth: np.ndarray, n_scored: np.ndarray) -> np.ndarray:
+        """How much of the tolerance each difference takes; over 1, or not a number, is too far. All [n]."""
+        return np.abs(nll - truth) / (self.relative * np.abs(truth) + self.per_root_token * np.sqrt(n_scored))
+
+
+TOLERANCE = {"float32": Tolerance(1e-6, 2e-5), "float16": Tolerance(1e-2), "bfloat16": Tolerance(1e-2)}
+"""What the check accepts of each dtype.
+
+float32: the 1e-6 that is promised, and beside it what chunks need that are short or known by heart. Seen: SmolLM2-135M,
+30 layers, 34 chunks of 4 to 256 tokens: at most 1.7e-5 nats times the root of the tokens, which for 8 tokens is 1e-6 of
+the NLL; a model that knows 1,000 tokens by heart, 0.005 nats each: 4e-6 of the NLL, 2e-5 nats in all. A chunk of 128
+tokens at 3 nats may be off by 1.6e-6 of its NLL, one of 1,024 by 1.2e-6.
+
+bfloat16: what rounding weights and activations costs; no digits are promised. float16 rounds eight times finer, but
+what overflows it is scored in bfloat16, and of some models that is every chunk.
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        passed: whether all is well.
+        sentence: what was found, in plain words.
+        worst_relative: largest relative difference from the float64 value; 0 where none was taken.
+    """
+
+    passed: bool
+    sentence: str
+    worst_relative: float = 0.0
+
+
+def judge_completeness(chunk_ids: pl.Series, rows: pl.DataFrame) -> Verdict:
+    """Whether every chunk has exactly one row, and every score is finite and positive.
+
+    Args:
+        chunk_ids: the partition's chunks.
+        rows: chunk_id, nll and status of the partition under one scorer.
+    """
+    missing = len(set(chunk_ids) - set(rows["chunk_id"]))
+    doubled = rows.height - rows["chunk_id"].n_unique()
+    wrong = rows.filter((pl.col("status") == "ok") & ~(pl.col("nll").is_finite() & (pl.col("nll") > 0))).height
+    failed = rows.filter(pl.col("status") == "non_finite").height
+    sentence = (
+        f"{chunk_ids.len():,} chunks: {missing} without a score, {doubled} scored twice, {wrong} with an impossible "
+        f"score, {failed} on which the model returned no finite number."
+    )
+    return Verdict(not (missing or doubled or wrong or failed), sentence)
+
+
+def sampled_scores(snapshot: Snapshot, corpus: str, scorer_id: str, draw: str) -> pl.DataFrame:
+    """A random sample of a partition's scores with their chunks: chunk_id, tokens, nll, n_scored.
+
+    Args:
+        snapshot: the lake.
+        corpus: corpus partition.
+        scorer_id: the scorer.
+        draw: which sample; another text draws another one.
+    """
+    sql = """SELECT c.chunk_id, c.tokens, s.nll, s.n_scored FROM {perplexity_scores} AS s
+             JOIN {chunks} AS c ON c.chunk_id = s.chunk_id AND c.corpus = s.corpus
+             WHERE s.corpus = $corpus AND s.scorer_id = $scorer AND s.status = 'ok'
+             ORDER BY hash(c.chunk_id || $draw) LIMIT $sample"""
+    parameters = {"corpus": corpus, "scorer": scorer_id, "draw": draw, "sample": ORACLE_SAMPLE}
+    return snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), parameters)
+
+
+def judge_against_oracle(sample: pl.DataFrame, model64: PreTrainedModel, policy: ScorePolicy) -> Verdict:
+    """Whether sampled scores equal the float64 one-chunk-at-a-time value within their dtype's :data:`TOLERANCE`.
+
+    Args:
+        sample: of :func:`sampled_scores`, not empty.
+        model64: the oracle's model.
+        policy: the scores' policy.
+    """
+    nll, n_scored = sample["nll"].to_numpy(), sample["n_scored"].to_numpy()
+    truth = np.array([oracle_nll(model64, tokens, policy) for tokens in token_arrays(sample["tokens"])])
+    tolerance = TOLERANCE[policy.dtype]
+    share = float(np.max(tolerance.shares(nll, truth, n_scored)))
+    worst = float(np.max(np.abs(nll / truth - 1.0)))
+    root = f" plus {tolerance.per_root_token:.0e} nats times the root of the tokens" if tolerance.per_root_token else ""
+    sentence = (
+        f"Largest relative difference of {sample.height} sampled chunks from the float64 value: {worst:.1e}; accepted "
+        f"for {policy.dtype}: {tolerance.relative:.0e}{root}, of which {share:.0%} was taken."
+    )
+    return Verdict(share <= 1.0, sentence, worst)

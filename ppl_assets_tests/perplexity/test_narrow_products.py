@@ -1,0 +1,102 @@
+"""Scores whose matrix products are float16: states stay float32, and what overflows is not lost."""
+
+import numpy as np
+import pytest
+import torch
+
+from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.perplexity.models import load_model, resolve_base_model
+from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.recipe import Recipe, pretrain
+from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model, tiny_model64
+
+TEXTS = [f"{n} plus {m} is {n + m}, and {n} times {m} is {n * m}.\n" * 4 for n in range(30) for m in range(20)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    recipe = Recipe(vocabulary=400, hidden=64, layers=3, heads=2, context=64, tokens=60_000, batch_tokens=2048)
+    folder = pretrain(recipe, TEXTS, tmp_path_factory.mktemp("narrow"))
+    return resolve_base_model(str(folder), "main", None, folder, None)
+
+
+@pytest.fixture(scope="module")
+def chunks(base):
+    tokenizer = load_tokenizer(base.path)
+    return [np.array(tokenizer.encode(text, add_special_tokens=False)[:60], np.int32) for text in TEXTS[::20]]
+
+
+def score(base, chunks, dtype, say=lambda _: None):
+    given = policy(base.bos_id, dtype=dtype, window_tokens=60)
+    return Scorer(load_model(base, dtype=dtype), given, row_tokens=256, say=say).score(chunks)
+
+
+def test_only_inner_matrices_are_float16(base):
+    model = load_model(base, dtype="float16")
+    kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {kinds[name] for name in kinds if "proj" in name} == {torch.float16}
+    assert {kinds[name] for name in kinds if "proj" not in name} == {torch.float32}
+    assert Scorer(model, policy(dtype="float16")).packs
+
+
+def test_float16_stays_within_the_promise_that_bfloat16_breaks(base, chunks):
+    exact = score(base, chunks, "float32").log_ppl
+    fine, coarse = (np.abs(score(base, chunks, dtype).log_ppl - exact).max() for dtype in ("float16", "bfloat16"))
+    assert fine <= 5e-4
+    assert coarse > 3 * fine
+
+
+def large_model():
+    """A model whose feed-forward sums pass 65,504, in float32 and in float16."""
+    models = []
+    for dtype in (torch.float32, torch.float16):
+        model = tiny_model("llama")
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight *= 300.0
+            model.model.layers[0].mlp.down_proj.weight *= 3000.0
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear) and module is not model.lm_head:
+                    module.weight.data = module.weight.data.to(dtype)
+        models.append(model)
+    return models
+
+
+def test_what_overflows_float16_is_scored_in_bfloat16_and_said():
+    wide, narrow = large_model()
+    chunks, told = chunks_of([20, 33, 64, 5]), []
+    exact = Scorer(wide, policy(), row_tokens=128).score(chunks)
+    found = Scorer(narrow, policy(dtype="float16"), row_tokens=128, say=told.append).score(chunks)
+    assert found.status == ["ok"] * 4
+    assert any("overflow float16" in sentence for sentence in told)
+    np.testing.assert_allclose(found.log_ppl, exact.log_ppl, rtol=0.05)
+
+
+def test_a_chunk_that_does_not_overflow_is_not_scored_again(base, chunks):
+    told = []
+    score(base, chunks, "float16", told.append)
+    assert told == []
+
+
+def test_a_model_that_is_not_finite_stays_so():
+    model = tiny_model("llama").to(torch.float16).float()
+    scorer = Scorer(model, policy(dtype="float16"), row_tokens=128)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    assert scorer.score(chunks_of([20, 5])).status == ["non_finite"] * 2
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "gemma2", "mixtral"])
+def test_every_architecture_takes_narrow_products(name):
+    chunks = chunks_of([20, 20, 33, 5, 64])
+    scorer = Scorer(tiny_model(name), policy(dtype="float16"), row_tokens=128)
+    expected = np.array([oracle_nll(tiny_model64(name), chunk, policy()) for chunk in chunks])
+    assert scorer.packs
+    np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=5e-3)
+
+
+def test_training_multiplies_in_bfloat16_since_gradients_underflow_float16():
+    scorer = Scorer(tiny_model("llama"), policy(dtype="float16"))
+    assert (scorer.training_products, scorer.training_head.dtype) == (torch.bfloat16, torch.bfloat16)
+    plain = Scorer(tiny_model("llama"), policy())
+    assert (plain.training_products, plain.training_head.dtype) == (None, torch.float32)
