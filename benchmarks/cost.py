@@ -3,8 +3,8 @@
     python -m benchmarks.cost --device cuda --json
     python -m benchmarks.cost --device cpu --models 1m --chunks 16
 
-Random weights, chunks of the same lengths as in ``scoring.py``, ours alone; in bfloat16 on CUDA, in float32 on CPU, as
-the scorer itself would choose. A model that does not fit into the device's memory is skipped.
+Random weights, chunks of the same lengths as in ``scoring.py``, ours alone; with float16 products on CUDA, in float32
+on CPU, as the scorer itself would choose. A model that does not fit into the device's memory is skipped.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.timing import NOMINAL_H100, Rival, Times, take_turns, warm_up
 from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import ModelError
 
-DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+DTYPES = {"cpu": "float32", "cuda": "float16"}
 ROOM = 1.1
 """Memory that a model is taken to need, over that of its weights."""
 

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.environment import note
 from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.precision import widen_states
 from ppl_assets.perplexity.scorer import Scorer
 
 CONTEXT = 4096
@@ -64,7 +65,10 @@ def random_model(shape: Shape, device: str, dtype: str, seed: int = 0) -> LlamaF
 def random_scorer(name: str, device: str, dtype: str, row_tokens: int | None, compiled: bool) -> Scorer:
     """Ours, with a random model of this name's shape and token 0 as the prefix."""
     policy = ScorePolicy("bos", 0, LONGEST, dtype, "sdpa", "random", "random")
-    return Scorer(random_model(SHAPES[name], device, dtype), policy, row_tokens, device, compiled, say=note)
+    model = random_model(SHAPES[name], device, dtype)
+    if dtype == "float16":
+        widen_states(model)
+    return Scorer(model, policy, row_tokens, device, compiled, say=note)
 
 
 def chunk_lengths(count: int, mean: int = 300, longest: int = LONGEST, seed: int = 0) -> np.ndarray:

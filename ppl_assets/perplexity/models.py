@@ -15,12 +15,12 @@ import transformers
 import xxhash
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.hub import download
+from ppl_assets.perplexity.precision import widen_states
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -119,17 +119,8 @@ def load_model(
             "give a complete checkpoint"
         )
     if dtype == "float16":
-        _widen_states(model)
+        widen_states(model)
     return model.to(device).eval()
-
-
-def _widen_states(model: PreTrainedModel) -> None:
-    """Everything but the inner matrices in float32: states then add up in float32, and only products are narrow."""
-    narrow = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)}
-    narrow -= {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for parameter in model.parameters():
-        if id(parameter) not in narrow:
-            parameter.data = parameter.data.float()
 
 
 def check_folder(folder: Path) -> list[Path]:

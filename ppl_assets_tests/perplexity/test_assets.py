@@ -1,5 +1,6 @@
 """The assets of this stage on a whole study: what is kept, what is said of it, and what a check refuses."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -32,28 +33,46 @@ def table(study, name):
     return study.platform.lake.snapshot().read(name)
 
 
-def spooled(study):
-    return list((study.platform.root / "spool").rglob("*.parquet"))
+def easy_chunks(study):
+    return table(study, CHUNKS).filter(pl.col("corpus") == "easy").height
 
 
 def test_a_run_killed_between_commit_and_spool_is_run_again_to_the_same_table_and_an_empty_spool(copies, monkeypatch):
     monkeypatch.setenv("PPL__SCORE__FIRST_TOKEN", "unscored")  # another scorer: nothing has a score yet
-    study = copies("killed")
+    study, order = copies("killed"), ["corpus", "scorer_id", "chunk_id"]
     before = table(study, PERPLEXITY_SCORES).height
     study.platform.lake.close()
     command = [sys.executable, "-c", KILLED_BEFORE_CLEARING, str(study.folder)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr
-    committed = table(study, PERPLEXITY_SCORES)
-    chunks = table(study, CHUNKS).filter(pl.col("corpus") == "easy").height
-    assert committed.height == before + chunks  # the commit was made
-    assert spooled(study)  # and nothing after it
-    monkeypatch.setattr(Scorer, "score", lambda *_given: pytest.fail("scored again"))
+    committed = table(study, PERPLEXITY_SCORES).sort(order)
+    assert committed.height == before + easy_chunks(study)  # the commit was made
+    spool = study.platform.root / "spool"
+    assert list(spool.rglob("*.parquet"))  # and nothing after it
+    shutil.copytree(spool, study.folder / "left")
+
+    score, scored = Scorer.score, []
+    monkeypatch.setattr(
+        Scorer, "score", lambda scorer, chunks, progress=None: scored.extend(chunks) or score(scorer, chunks, progress)
+    )
     assert study.materialize("score_corpus", "easy").success
-    order = ["corpus", "scorer_id", "chunk_id"]
-    assert table(study, PERPLEXITY_SCORES).sort(order).equals(committed.sort(order))
+    assert not scored
+    assert table(study, PERPLEXITY_SCORES).sort(order).equals(committed)
     assert committed.select(order).n_unique() == committed.height
-    assert not spooled(study)
+    assert not list(spool.rglob("*.parquet"))
+
+    # the same, but the corpus has changed before it is run again
+    shutil.copytree(study.folder / "left", spool, dirs_exist_ok=True)
+    (study.folder / "corpora/easy/new.txt").write_text("seven green lamps hang over the door of an old mill. " * 30)
+    known = easy_chunks(study)
+    assert study.materialize("chunk_corpus", "easy").success
+    assert study.materialize("score_corpus", "easy").success
+    added = easy_chunks(study) - known
+    assert len(scored) == added > 0
+    rows = table(study, PERPLEXITY_SCORES)
+    assert rows.height == committed.height + added
+    assert rows.join(committed, on=order, how="semi").sort(order).equals(committed)
+    assert not list(spool.rglob("*.parquet"))
 
 
 def scorer_row(study):
