@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.environment import note
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.precision import widen_states
+from ppl_assets.perplexity.precision import narrow_products
 from ppl_assets.perplexity.scorer import Scorer
 
 CONTEXT = 4096
@@ -66,8 +66,8 @@ def random_scorer(name: str, device: str, dtype: str, row_tokens: int | None, co
     """Ours, with a random model of this name's shape and token 0 as the prefix."""
     policy = ScorePolicy("bos", 0, LONGEST, dtype, "sdpa", "random", "random")
     model = random_model(SHAPES[name], device, dtype)
-    if dtype == "float16":
-        widen_states(model)
+    if dtype != "float32":
+        narrow_products(model, getattr(torch, dtype))
     return Scorer(model, policy, row_tokens, device, compiled, say=note)
 
 

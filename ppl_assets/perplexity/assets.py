@@ -194,6 +194,7 @@ def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.Materialize
             "slowest_stage": scored.seconds.slowest,
             "scorer_seconds": dg.MetadataValue.float(round(scored.seconds.scorer, 3)),
             "stage_seconds": dg.MetadataValue.md(as_markdown_table(pl.DataFrame([asdict(scored.seconds)]))),
+            "chunks_overflowed": scored.overflowed,
             "packing_efficiency": dg.MetadataValue.float(round(scored.packing_efficiency, 4)),
         }
     if ok.height:

@@ -24,7 +24,10 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
+_MEMORY_SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _MEMORY_SIGNS)

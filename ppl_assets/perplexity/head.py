@@ -100,15 +100,19 @@ def backbone_states(
     return states.reshape(-1, states.shape[-1])
 
 
-def _logits(hidden: Tensor, head: Head, out: Tensor, first: int = 0) -> Tensor:
-    """Capped and scaled logits of the vocabulary from ``first`` on: ``out`` [rows, entries], on CUDA a new tensor."""
-    weight = head.weight[first : first + out.shape[1]]
-    if head.dtype in {torch.float32, torch.float64}:
-        torch.mm(hidden.to(head.dtype), weight.to(head.dtype).T, out=out)
-    elif hidden.is_cuda:  # low-precision product, float32 result: never rounded to the grid of bfloat16
+def _has_own_result(hidden: Tensor, head: Head) -> bool:
+    """Whether the product is narrow with a float32 result, which CUDA computes and writes into a tensor of its own."""
+    return hidden.is_cuda and head.dtype.itemsize < 4
+
+
+def _logits(hidden: Tensor, head: Head, buffer: Tensor, first: int = 0, entries: int = 0) -> Tensor:
+    """Capped and scaled logits [rows, entries] of the vocabulary from ``first`` on; ``entries`` 0: all of it."""
+    weight = head.weight[first : first + (entries or len(head.weight))]
+    if _has_own_result(hidden, head):  # never rounded to the grid of the narrow dtype
         out = torch.mm(hidden.to(head.dtype), weight.to(head.dtype).T, out_dtype=torch.float32)
     else:
-        torch.mm(hidden.float(), weight.float().T, out=out)
+        out = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+        torch.mm(hidden.to(out.dtype), weight.to(out.dtype).T, out=out)
     if head.bias is not None:
         out.add_(head.bias[first : first + out.shape[1]].to(out.dtype))
     if head.scale != 1.0:
@@ -119,8 +123,8 @@ def _logits(hidden: Tensor, head: Head, out: Tensor, first: int = 0) -> Tensor:
 
 
 def _buffer(hidden: Tensor, head: Head, rows: int, entries: int) -> Tensor:
-    """Room for a tile of logits, flat."""
-    size = min(rows, len(hidden)) * min(entries, len(head.weight))
+    """Room for a tile of logits, flat; none where products bring their own."""
+    size = 0 if _has_own_result(hidden, head) else min(rows, len(hidden)) * min(entries, len(head.weight))
     return torch.empty(size, dtype=torch.promote_types(head.dtype, torch.float32), device=hidden.device)
 
 
@@ -152,14 +156,16 @@ def _row_nll(hidden: Tensor, targets: Tensor, head: Head, buffer: Tensor, entrie
     """:func:`token_nll` of one block of rows."""
     vocabulary, norms = len(head.weight), []
     wanted = torch.zeros(len(hidden), dtype=buffer.dtype, device=hidden.device)
+    hidden = hidden.to(head.dtype if _has_own_result(hidden, head) else buffer.dtype)  # once, not for every tile
     for first in range(0, vocabulary, entries):
         held = min(entries, vocabulary - first)
-        logits = _logits(hidden, head, buffer[: len(hidden) * held].view(len(hidden), held), first)
+        logits = _logits(hidden, head, buffer, first, held)
         inside = (targets >= first) & (targets < first + held)
         own = logits.gather(1, (targets - first).clamp_(0, held - 1)[:, None])[:, 0]
         wanted = torch.where(inside, own, wanted)
         highest = logits.amax(1, keepdim=True)
         norms.append(logits.sub_(highest).exp_().sum(1).log_().add_(highest[:, 0]))
+        del logits  # before the next tile takes its room
     return torch.logsumexp(torch.stack(norms), 0) - wanted
 
 
@@ -176,7 +182,7 @@ class _SummedNll(torch.autograd.Function):
             d_bias = None if bias is None else torch.zeros_like(bias)
             for at in range(0, len(hidden), BLOCK_ROWS):
                 rows, wanted = hidden[at : at + BLOCK_ROWS], targets[at : at + BLOCK_ROWS, None]
-                logits = _logits(rows, head, buffer[: rows.shape[0] * len(weight)].view(len(rows), len(weight)))
+                logits = _logits(rows, head, buffer)
                 slope = None if head.cap is None else 1.0 - (logits / head.cap) ** 2  # of cap * tanh(x / cap)
                 norm = torch.logsumexp(logits, 1, keepdim=True)
                 total += (norm - logits.gather(1, wanted)).sum(dtype=torch.float64)
@@ -235,9 +241,7 @@ def _check_head(model: PreTrainedModel, head: Head) -> None:
     ids = _probe_ids(model)
     own = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), -1).reshape(-1, len(head.weight))
     hidden = backbone_states(model.base_model, ids)
-    room = torch.empty(
-        len(hidden), len(head.weight), dtype=torch.promote_types(head.dtype, torch.float32), device=hidden.device
-    )
+    room = _buffer(hidden, head, len(hidden), len(head.weight))
     ours = torch.log_softmax(_logits(hidden, head, room).double(), -1)
     model.train(was_training)
     apart = float((own - ours).abs().max() / (1.0 + own.abs().max()))

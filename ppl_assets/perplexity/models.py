@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.hub import download
-from ppl_assets.perplexity.precision import widen_states
+from ppl_assets.perplexity.precision import narrow_products
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -90,13 +90,11 @@ def resolve_base_model(
 def load_model(
     base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
 ) -> PreTrainedModel:
-    """The model in eval mode, in exactly this dtype; ``auto`` is the checkpoint's own.
-
-    In float16 only the inner matrices are: embeddings, head, norms and the states that add up from layer to layer stay
-    float32, since float16 ends at 65,504.
+    """The model in eval mode: in float32, with narrow products, or (``auto``) as the checkpoint holds it.
 
     ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
-    1.7 % of perplexity.
+    1.7 % of perplexity. Where products are narrow only the inner matrices are: see
+    :func:`ppl_assets.perplexity.precision.narrow_products`.
 
     Raises:
         ModelError: weights are missing from the checkpoint: transformers would fill them with random numbers.
@@ -105,7 +103,7 @@ def load_model(
     disable_progress_bar()
     model, loaded = AutoModelForCausalLM.from_pretrained(
         base.path,
-        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+        dtype=torch.float32 if dtype == "float32" else "auto",
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -118,8 +116,8 @@ def load_model(
             f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; "
             "give a complete checkpoint"
         )
-    if dtype == "float16":
-        widen_states(model)
+    if dtype in {"float16", "bfloat16"}:
+        narrow_products(model, getattr(torch, dtype))
     return model.to(device).eval()
 
 

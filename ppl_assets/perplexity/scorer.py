@@ -20,6 +20,7 @@ from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.precision import computing_in
 from ppl_assets.perplexity.probe import keeps_documents_apart
 from ppl_assets.perplexity.scores import Scores, scores_of
 from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
@@ -58,6 +59,7 @@ class Scorer:
         seconds: where the time went, of all calls so far.
         slots: places computed so far, padding included.
         tokens: places of them that hold a token.
+        overflowed: chunks so far that float16 could not hold; they were scored in float32.
     """
 
     def __init__(
@@ -99,8 +101,7 @@ class Scorer:
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
-        with self._autocast(self.training_products):
-            self.packs = keeps_documents_apart(model, self.longest)
+        self.packs = keeps_documents_apart(model, self.longest, self.training_products)
         if not self.packs:
             plain = ", and is not compiled" if compiled else ""
             say(f"packed documents would not have the scores they have alone: the model gets equal lengths{plain}")
@@ -110,7 +111,7 @@ class Scorer:
         self._fixed = self.packs and fixed
         # full chunks fill a row without a rest
         self.row_tokens = max(1, (row_tokens or ROW_TOKENS[self.device.type]) // self.longest) * self.longest
-        self.seconds, self.slots, self.tokens = StageSeconds(), 0, 0
+        self.seconds, self.slots, self.tokens, self.overflowed = StageSeconds(), 0, 0, 0
         self._clock = DeviceClock(self.device)
 
     def score(self, chunks: Sequence[np.ndarray], progress: Progress | None = None) -> Scores:
@@ -168,17 +169,23 @@ class Scorer:
             waiting = np.setdiff1d(waiting, scored)
 
     def _fill_overflowed(self, sums: np.ndarray, sequences: Sequence[np.ndarray], lengths: np.ndarray) -> None:
-        """Compute in bfloat16 what float16, whose greatest number is 65,504, cannot hold."""
+        """Compute in float32 what float16, whose greatest number is 65,504, cannot hold."""
         lost = np.flatnonzero((lengths > 0) & ~np.isfinite(sums).all(0))
         if not len(lost):
             return
-        self._say(f"{len(lost)} of {len(lengths)} chunks overflow float16 and are scored in bfloat16")
-        head = self.head
-        self._products, self.head = torch.bfloat16, replace(head, dtype=torch.bfloat16)
+        self.overflowed += len(lost)
+        self._say(
+            f"{len(lost)} of {len(lengths)} chunks overflow float16 and are scored in float32; where most do, "
+            '[score] dtype = "float32" spares the first try'
+        )
+        held = self._products, self.head, self.compiled, self._backbone
+        self._products, self.head = None, replace(self.head, dtype=torch.float32)
+        self.compiled, self._backbone = False, self.model.base_model
         try:
-            self._fill(sums, sequences, lengths, lost)
+            with computing_in(self.model, torch.float32):
+                self._fill(sums, sequences, lengths, lost)
         finally:
-            self._products, self.head = torch.float16, head
+            self._products, self.head, self.compiled, self._backbone = held
 
     def plans(self, lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[RowPlan]:
         """Passes of at most ``row_tokens`` places that this model keeps apart; training uses them too."""
@@ -206,7 +213,8 @@ class Scorer:
         if not self._fixed:
             return build_rows(plan, sequences)
         filled = sum(len(sequences[item]) - 1 for item in plan.items)
-        width = self.row_tokens if self.compiled else fixed_width(filled, self.row_tokens)
+        whole = -(-filled // self.row_tokens) * self.row_tokens
+        width = whole if self.compiled else fixed_width(filled, self.row_tokens)
         return build_rows(plan, sequences, width, self.longest)
 
     @torch.inference_mode()

@@ -45,6 +45,7 @@ class Scored:
         elapsed: seconds in all.
         seconds: where they went.
         packing_efficiency: tokens over computed places.
+        overflowed: chunks that float16 could not hold, scored in float32.
         fraction_of_ceiling: floating-point operations a second over the machine's matrix products; None where unknown.
     """
 
@@ -53,6 +54,7 @@ class Scored:
     elapsed: float = 0.0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     packing_efficiency: float = 1.0
+    overflowed: int = 0
     fraction_of_ceiling: float | None = None
 
     @property
@@ -120,6 +122,7 @@ def score_batches(
             kept.result()
     seconds.writing += time.perf_counter() - moment
     scored.seconds, scored.elapsed = seconds, time.perf_counter() - began
+    scored.overflowed = scorer.overflowed
     scored.packing_efficiency = scorer.tokens / max(scorer.slots, 1)
     scored.fraction_of_ceiling = _fraction_of_ceiling(scorer, np.concatenate(lengths or [np.zeros(0)]), scored.elapsed)
     return scored

@@ -64,7 +64,7 @@ def test_the_mean_of_perplexities_that_evaluate_reports_is_another_number_than_t
 
 def test_a_bfloat16_checkpoint_loaded_as_evaluate_loads_it_is_another_number(base, tmp_path):
     folder = Path(shutil.copytree(base.path, tmp_path / "bf16"))
-    load_model(base, dtype="bfloat16").save_pretrained(folder)
+    load_model(base).to(torch.bfloat16).save_pretrained(folder)
     stored, chunks = resolve_base_model(str(folder), "main", None, folder, None), chunks_of([120] * 8)
     scores = ours(load_model(stored, dtype="float32"), chunks, base.bos_id).nll
     wide = evaluate_procedure(load_model(stored, dtype="float32"), chunks, base.bos_id)
@@ -115,7 +115,7 @@ def test_the_benchmarks_lm_eval_scores_the_very_same_chunks(base):
 
 @needs_lm_eval
 def test_lm_evals_default_sums_in_the_models_dtype_which_in_bfloat16_is_another_number(base):
-    model, tokenizer, chunks = load_model(base, dtype="bfloat16"), load_tokenizer(base.path), chunks_of([120] * 8)
+    model, tokenizer, chunks = load_model(base).to(torch.bfloat16), load_tokenizer(base.path), chunks_of([120] * 8)
     exact = Scorer(model, policy(dtype="bfloat16", window_tokens=128)).score(chunks).nll
     float32 = lm_eval_rolling(model, tokenizer, 4)(chunks)
     default = lm_eval_rolling(model, tokenizer, 4, softmax_dtype=None)(chunks)

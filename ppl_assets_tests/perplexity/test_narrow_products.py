@@ -1,12 +1,16 @@
 """Scores whose matrix products are float16: states stay float32, and what overflows is not lost."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.precision import narrow_products
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model, tiny_model64
@@ -32,8 +36,11 @@ def score(base, chunks, dtype, say=lambda _: None):
     return Scorer(load_model(base, dtype=dtype), given, row_tokens=256, say=say).score(chunks)
 
 
-def test_only_inner_matrices_are_float16(base):
-    model = load_model(base, dtype="float16")
+def test_only_inner_matrices_are_narrow_and_the_rest_keeps_every_bit(base):
+    model, exact = load_model(base, dtype="float16"), dict(load_model(base).named_parameters())
+    for name, parameter in model.named_parameters():
+        held = exact[name].half() if "proj" in name else exact[name]
+        assert torch.equal(parameter, held)
     kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {kinds[name] for name in kinds if "proj" in name} == {torch.float16}
     assert {kinds[name] for name in kinds if "proj" not in name} == {torch.float32}
@@ -48,28 +55,26 @@ def test_float16_stays_within_the_promise_that_bfloat16_breaks(base, chunks):
 
 
 def large_model():
-    """A model whose feed-forward sums pass 65,504, in float32 and in float16."""
-    models = []
-    for dtype in (torch.float32, torch.float16):
-        model = tiny_model("llama")
-        with torch.no_grad():
-            model.model.layers[0].mlp.up_proj.weight *= 300.0
-            model.model.layers[0].mlp.down_proj.weight *= 3000.0
-            for module in model.modules():
-                if isinstance(module, torch.nn.Linear) and module is not model.lm_head:
-                    module.weight.data = module.weight.data.to(dtype)
-        models.append(model)
-    return models
+    """A model whose feed-forward sums pass 65,504, its inner matrices in float16."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight *= 300.0
+        model.model.layers[0].mlp.down_proj.weight *= 3000.0
+    narrow_products(model, torch.float16)
+    return model
 
 
-def test_what_overflows_float16_is_scored_in_bfloat16_and_said():
-    wide, narrow = large_model()
+def test_what_overflows_float16_is_scored_in_float32_counted_and_said():
+    narrow = large_model()
     chunks, told = chunks_of([20, 33, 64, 5]), []
-    exact = Scorer(wide, policy(), row_tokens=128).score(chunks)
-    found = Scorer(narrow, policy(dtype="float16"), row_tokens=128, say=told.append).score(chunks)
+    exact = Scorer(copy.deepcopy(narrow).float(), policy(), row_tokens=128).score(chunks)
+    scorer = Scorer(narrow, policy(dtype="float16"), row_tokens=128, say=told.append)
+    found = scorer.score(chunks)
     assert found.status == ["ok"] * 4
+    assert scorer.overflowed == 4
     assert any("overflow float16" in sentence for sentence in told)
-    np.testing.assert_allclose(found.log_ppl, exact.log_ppl, rtol=0.05)
+    np.testing.assert_allclose(found.nll, exact.nll, rtol=1e-6)
+    assert {p.dtype for p in narrow.model.layers.parameters()} == {torch.float16, torch.float32}  # narrow again
 
 
 def test_a_chunk_that_does_not_overflow_is_not_scored_again(base, chunks):
@@ -93,6 +98,26 @@ def test_every_architecture_takes_narrow_products(name):
     expected = np.array([oracle_nll(tiny_model64(name), chunk, policy()) for chunk in chunks])
     assert scorer.packs
     np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=5e-3)
+
+
+def test_a_model_that_stretches_with_the_longest_document_is_found_under_narrow_products_too():
+    """Its short documents are few places beside a long one, and rounding to 16 bits is allowed some per cent."""
+    config = Phi3Config(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        pad_token_id=0,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        original_max_position_embeddings=512,
+        rope_scaling={"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.5] * 4},
+    )
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM(config).eval()
+    for dtype in ("float32", "float16", "bfloat16"):
+        assert not Scorer(copy.deepcopy(model), policy(window_tokens=1024, dtype=dtype)).packs
 
 
 def test_training_multiplies_in_bfloat16_since_gradients_underflow_float16():

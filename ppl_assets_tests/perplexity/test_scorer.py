@@ -314,13 +314,19 @@ def test_all_logits_never_exist_at_once(monkeypatch):
     monkeypatch.setitem(head_module.TILES, "cpu", (10, 7))
     seen = []
     inner = head_module._logits
-    monkeypatch.setattr(head_module, "_logits", lambda *given: seen.append(given[2].shape) or inner(*given))
+
+    def watched(*given):
+        logits = inner(*given)
+        seen.append(logits.shape)
+        return logits
+
+    monkeypatch.setattr(head_module, "_logits", watched)
     for name in ("llama", "gemma2", "opt"):  # plain, capped, with its own output projection
-        chunks = chunks_of([30, 30])
-        scores = scorer_of(name, row_tokens=200).score(chunks)
-        np.testing.assert_allclose(scores.nll, oracle(name, chunks), rtol=1e-6)
-    assert max(rows for rows, _ in seen) == 10
-    assert {entries for _, entries in seen} == {7, VOCABULARY % 7}
+        chunks, scorer = chunks_of([30, 30]), scorer_of(name, row_tokens=200)
+        seen.clear()  # the head was checked with all logits of a few tokens
+        np.testing.assert_allclose(scorer.score(chunks).nll, oracle(name, chunks), rtol=1e-6)
+        assert max(rows for rows, _ in seen) == 10
+        assert {entries for _, entries in seen} == {7, VOCABULARY % 7}
 
 
 def resolved(**changes):

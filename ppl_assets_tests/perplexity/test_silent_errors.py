@@ -63,7 +63,7 @@ def test_a_bfloat16_checkpoint_is_computed_in_float32_where_the_policy_says_floa
     recipe = Recipe(vocabulary=300, hidden=32, layers=1, heads=2, context=64, tokens=640, batch_tokens=128)
     texts = [f"def f{i}(x): return x + {i}\n" * 4 for i in range(40)]
     folder = Path(shutil.copytree(pretrain(recipe, texts, tmp_path), tmp_path / "bf16"))
-    load_model(resolve_base_model(str(folder), "main", None, tmp_path, None), dtype="bfloat16").save_pretrained(folder)
+    load_model(resolve_base_model(str(folder), "main", None, tmp_path, None)).to(torch.bfloat16).save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     base = resolve_base_model(str(folder), "main", None, tmp_path, None)
     model, chunk = load_model(base, dtype="float32"), chunks_of([60])[0]
