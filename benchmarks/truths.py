@@ -1,7 +1,7 @@
 """Made-up laws with a known optimum inside the region, for simulated trials.
 
-Each draws its own optimum and shape; all are scaled so that the loss varies by ``RANGE_PCT`` over the region at the largest
-token count. With 0.3 % noise that is a signal of 13: enough to locate an optimum, with some dozens of points.
+Each draws its own optimum and shape; all are scaled so that the loss varies by ``RANGE_PCT`` over the region at the
+largest token count. With 0.3 % noise that is a signal of 13: enough to locate an optimum, with some dozens of points.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,9 @@ class Truth:
 
     def regret_pct(self, mu: float, sigma: float) -> float:
         """Loss given away by a point at the largest token count, % of loss."""
-        here, best = (float(self.loss(np.array(m), np.array(s), TOKENS[-1])) for m, s in ((mu, sigma), (self.mu, self.sigma)))
+        here, best = (
+            float(self.loss(np.array(m), np.array(s), TOKENS[-1])) for m, s in ((mu, sigma), (self.mu, self.sigma))
+        )
         return 100.0 * (here / best - 1.0)
 
 

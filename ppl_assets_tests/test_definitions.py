@@ -22,6 +22,7 @@ ASSETS = {
     "regime_partitions": "regimes",
     "trial_losses": "trials",
     "fitted_law": "law",
+    "next_trials": "law",
     "final_subset": "subset",
     "strategy_losses": "subset",
     "selection_report": "subset",

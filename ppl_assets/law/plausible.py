@@ -20,7 +20,7 @@ LEAST_WEIGHT = 0.01
 """A form below this weight is left out: it costs time and moves nothing."""
 
 PRIOR = 0.3
-"""Standard deviation, in ln L, of what one column may add beyond the fit where the trials say nothing: 30 % of a loss."""
+"""Deviation, in ln L, of what one column may add beyond the fit where the trials say nothing: 30 % of a loss."""
 
 LEAST_FREEDOM = 2
 """A form that spends all but this many of the runs cannot be judged by the runs it has not seen."""
@@ -157,7 +157,7 @@ def _jacobian(law: LawFit, mu: FloatArray, sigma: FloatArray, tokens: FloatArray
 
 
 def _root(law: LawFit, noise: NoiseParts) -> FloatArray:
-    """[1 + p, 1 + p] root of the covariance (J^T V^-1 J + prior)^-1, V a shared offset a run plus independent points."""
+    """[1 + p, 1 + p] root of (J^T V^-1 J + prior)^-1, V a shared offset a run plus independent points."""
     used = law.observations
     jacobian = _jacobian(law, used.mu, used.sigma, used.tokens)
     scale = np.sqrt(np.mean(jacobian**2, axis=0))

@@ -191,7 +191,9 @@ def _thinned(region: SearchRegion) -> tuple[FloatArray, FloatArray]:
     while len(u) / every**2 > MOST_POINTS:
         every += 1
     axes = region.axes
-    rows, columns = (np.rint((x - axis[0]) / (axis[1] - axis[0])).astype(int) for x, axis in zip((u, v), axes, strict=True))
+    rows, columns = (
+        np.rint((x - axis[0]) / (axis[1] - axis[0])).astype(int) for x, axis in zip((u, v), axes, strict=True)
+    )
     kept = (rows % every == 0) & (columns % every == 0)
     return (u[kept], v[kept]) if kept.any() else (u, v)
 
@@ -230,16 +232,20 @@ def _verdict(known: Knowledge, picks: tuple[Pick, ...], affordable: int | None, 
         return SequentialStep("regret_reached", sentence, picks, known)
     if known.reach_pct <= rule.location_pct:
         sentence = (
-            f"Enough is known: mean and deviation of the optimum are known to {known.reach_pct:.2g} % either way, within "
-            f"the {rule.location_pct:g} % asked for; {bound}."
+            f"Enough is known: mean and deviation of the optimum are known to {known.reach_pct:.2g} % either way, "
+            f"within the {rule.location_pct:g} % asked for; {bound}."
         )
         return SequentialStep("location_reached", sentence, picks, known)
     if affordable is not None and affordable < 1:
-        sentence = f"The budget is spent: it pays for no further trial; {bound}, and {rule.regret_pct:g} % were asked for."
+        sentence = (
+            f"The budget is spent: it pays for no further trial; {bound}, and {rule.regret_pct:g} % were asked for."
+        )
         return SequentialStep("budget_spent", sentence, picks, known)
     picks = picks if affordable is None else picks[:affordable]
     places = ", ".join(f"({pick.mu:.4g}, {pick.sigma:.4g})" for pick in picks)
-    sentence = f"Next: {len(picks)} trials at (mean, deviation) {places}; {bound}, above the {rule.regret_pct:g} % asked for."
+    sentence = (
+        f"Next: {len(picks)} trials at (mean, deviation) {places}; {bound}, above the {rule.regret_pct:g} % asked for."
+    )
     return SequentialStep("propose", sentence, picks, known)
 
 

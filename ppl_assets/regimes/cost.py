@@ -117,7 +117,9 @@ def measured_speed(study: Study, snapshot: Snapshot) -> Speed | None:
     last = runs.group_by("trial_fingerprint").agg(pl.col("tokens", "seconds").max())
     if last["seconds"].sum() > 0:
         training = float(last["tokens"].sum()) / float(last["seconds"].sum())
-        return Speed(training, BACKWARD * training, f"{training:,.0f} tokens/s in {last.height} earlier trials, {device}")
+        return Speed(
+            training, BACKWARD * training, f"{training:,.0f} tokens/s in {last.height} earlier trials, {device}"
+        )
     where = {"scorer_id": study_policy(study, base).scorer_id, "device": device}
     scorer = snapshot.read(SCORERS, ["tokens_per_second"], where)["tokens_per_second"].drop_nulls()
     if scorer.is_empty() or scorer[0] <= 0:

@@ -106,8 +106,8 @@ def prefix_errors(ppl: FloatArray) -> FloatArray:
 def steady_tokens(ppl: FloatArray, tokens: IntArray, within: float) -> int:
     """Tokens of the shortest prefix from which on every prefix' moments are ``within`` of the whole's.
 
-    Not only measured ones: every chunk ends a prefix. Adding a chunk u deviations away moves the deviation of n chunks by
-    (u^2 - 1) / 2n of itself, so no order keeps prefixes of a few chunks within 1 %.
+    Not only measured ones: every chunk ends a prefix. A chunk u deviations away moves the deviation of the n chunks
+    that it joins by (u^2 - 1) / 2n of itself, so in any order a prefix beside it is off by at least half of that.
 
     Args:
         ppl: float64 [n], in training order.

@@ -6,7 +6,7 @@ Belongs here: which table a trial lies in. Nothing else asks, so that a trial is
 import polars as pl
 
 from ppl_assets.errors import UserError
-from ppl_assets.lake import LakeTable, Snapshot
+from ppl_assets.lake import Snapshot
 from ppl_assets.tables import NEXT_TRIALS, PROPOSED_REGIMES, REGIME_PARTITIONS, REGIMES
 
 
@@ -51,7 +51,6 @@ def trial_subset(snapshot: Snapshot, trial: str) -> tuple[pl.DataFrame, int]:
             f"trial {trial!r} is not in the present design ({names}); materialize regime_partitions, then its trials"
         )
     columns = ["rank", "chunk_id", "corpus", "ppl"]
-    tables: tuple[LakeTable, ...] = (REGIME_PARTITIONS, NEXT_TRIALS)
-    found = [snapshot.read(table, columns, {"trial": trial}) for table in tables]
+    found = [snapshot.read(table, columns, {"trial": trial}) for table in (REGIME_PARTITIONS, NEXT_TRIALS)]
     rows = next(members for members in found if not members.is_empty())
     return rows.sort("rank"), int(row["seed"][0])
