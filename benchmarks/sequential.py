@@ -38,6 +38,7 @@ SEQUENTIAL_RUNS = (9, 12, 15, 18, 21, 24, 27, 30, 36)
 REFERENCE_RUNS = 36
 REFERENCES = (20, 24, 28, 32, 36, 42, 48)
 BATCH = 3
+FILLED = ("maximin", "sobol")
 LEAST_REGRET = 1e-5
 """% of loss; less is the step of the grid on which optima are looked for."""
 
@@ -59,6 +60,10 @@ class Curve:
     def falling(self) -> FloatArray:
         """ln of the median, made monotone."""
         return isotonic_regression(np.log(np.maximum(self.median, LEAST_REGRET)), increasing=False).x
+
+    def of_p90(self) -> "Curve":
+        """The 90th percentile in the median's place."""
+        return Curve(self.runs, self.p90, self.p90)
 
     def at(self, runs: int) -> float:
         """ln regret at a number of runs."""
@@ -181,9 +186,9 @@ def compare(family: str, replicates: int, seed: int) -> Comparison:
     )
 
 
-def _ratio(curves: dict[str, Curve], runs: int) -> float | None:
+def _ratio(curves: dict[str, Curve], runs: int, against: tuple[str, ...] = FILLED) -> float | None:
     """Runs of the sequential design over ``runs`` of the better space-filling one, at its regret; None: never."""
-    wanted = min(curves[name].at(runs) for name in ("maximin", "sobol"))
+    wanted = min(curves[name].at(runs) for name in against)
     ratio = curves["sequential"].runs_for(wanted) / runs
     return round(ratio, 3) if np.isfinite(ratio) else None
 
@@ -205,13 +210,15 @@ def sequential_token_ratio(replicates: int = 30, seed: int = 0) -> dict[str, obj
         families[family] = compare(family, replicates, seed)
         print(f"{family}: {families[family].ratios}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     averaged = {
-        name: _averaged([found.curves[name] for found in families.values()])
-        for name in ("sequential", "maximin", "sobol")
+        name: _averaged([found.curves[name] for found in families.values()]) for name in ("sequential", *FILLED)
     }
     ratios = {str(runs): _ratio(averaged, runs) for runs in REFERENCES}
+    poor = {name: curve.of_p90() for name, curve in averaged.items()}
     return {
         "sequential_token_ratio": ratios[str(REFERENCE_RUNS)],
         "ratio_by_reference_runs": ratios,
+        "ratio_against": {name: _ratio(averaged, REFERENCE_RUNS, (name,)) for name in FILLED},
+        "ratio_of_90th_percentiles": {str(runs): _ratio(poor, runs) for runs in REFERENCES},
         "ratio_by_law": {name: found.ratios[str(REFERENCE_RUNS)] for name, found in families.items()},
         "reference_runs": REFERENCE_RUNS,
         "noise_pct": {"run": 100 * RUN_NOISE, "point": 100 * POINT_NOISE},

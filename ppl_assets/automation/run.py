@@ -108,22 +108,22 @@ def run_study(
         display.begin("raw_corpus")
         _execute(definitions, instance, "observe_corpora", None)
 
-        def stage(outcome: StageOutcome) -> None:
-            _stage(definitions, platform, instance, display, outcome)
+        def stage(outcome: StageOutcome) -> StageOutcome:
+            return _stage(definitions, platform, instance, display, outcome)
 
         outcomes = {asset: StageOutcome(asset) for asset in STAGE_JOBS}
         for asset, outcome in outcomes.items():
-            stage(outcome)
-            while asset == LOOP[-1] and _is_due(platform, instance):
+            done = stage(outcome)
+            while asset == LOOP[-1] and done.computed and _is_due(platform, instance):
                 for again in LOOP:
-                    stage(outcomes[again])
+                    done = stage(outcomes[again])
     return list(outcomes.values())
 
 
 def _stage(
     definitions: dg.Definitions, platform: Platform, instance: dg.DagsterInstance, display: Display, whole: StageOutcome
-) -> None:
-    """Bring one asset up to date, say what was done and add it to the ``whole``.
+) -> StageOutcome:
+    """Bring one asset up to date, say what was done, add it to the ``whole`` and return this round of it.
 
     Raises:
         RunError: a partition failed.
@@ -146,6 +146,7 @@ def _stage(
     if said := remark(asset, platform):
         console.print(f"      {said}", highlight=False, markup=False)
     whole.add(outcome)
+    return outcome
 
 
 def _is_due(platform: Platform, instance: dg.DagsterInstance) -> bool:

@@ -6,23 +6,24 @@ plausible forms (``plausible.py``), so a trial is worth something too where the 
 one, each pick counting as measured for the next.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppl_assets.law.observations import FloatArray, Observations
 from ppl_assets.law.plausible import Plausible, plausible_forms
 from ppl_assets.law.region import SearchRegion
 
+IndexArray = NDArray[np.int64]
 StepStatus = Literal["propose", "regret_reached", "location_reached", "budget_spent", "refused"]
 
 DRAWS = 600
 """Draws of the surface: the 95 % quantile of the regret is then known to a few percent of itself."""
 
 MOST_POINTS = 900
-"""Points of the search region that are compared; a finer grid costs time and moves the regret by less than 0.01 %."""
+"""Points of the search region that are compared: at a range of 4 % a cell of so fine a grid holds 0.005 % of regret."""
 
 BOUND = 0.95
 INTERVAL = (2.5, 97.5)
@@ -142,12 +143,12 @@ def next_step(
     beliefs = plausible_forms(obs, measured_noise=measured)
     if not beliefs.forms or region.problem or not len(candidates):
         return _refused(obs, region, candidates)
-    u, v = _thinned(region)
+    u, v, cell = _thinned(region)
     mu, sigma, at = np.exp(u), np.exp(v), np.full(len(u), float(tokens))
     place = _recommended(beliefs, mu, sigma, at, recommended)
     curves = beliefs.draws(mu, sigma, at, DRAWS, np.random.default_rng(seed))
     best = curves.argmin(axis=1)
-    knowledge = _knowledge(beliefs, curves, best, mu, sigma, place)
+    knowledge = _knowledge(beliefs, curves, best, mu, sigma, place, cell)
     targets, counts = np.unique(best, return_counts=True)
     rows = beliefs.features(mu, sigma, at)
     differences = rows[targets] - rows[place]
@@ -184,8 +185,8 @@ def _batch(
     return tuple(picks)
 
 
-def _thinned(region: SearchRegion) -> tuple[FloatArray, FloatArray]:
-    """[m] ln mu and ln sigma of at most MOST_POINTS points of the region's grid, in both directions alike."""
+def _thinned(region: SearchRegion) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """[m] ln mu and ln sigma of about MOST_POINTS points of the region's grid, and [2] their distances."""
     u, v = region.points
     every = 1
     while len(u) / every**2 > MOST_POINTS:
@@ -195,7 +196,7 @@ def _thinned(region: SearchRegion) -> tuple[FloatArray, FloatArray]:
         np.rint((x - axis[0]) / (axis[1] - axis[0])).astype(int) for x, axis in zip((u, v), axes, strict=True)
     )
     kept = (rows % every == 0) & (columns % every == 0)
-    return (u[kept], v[kept]) if kept.any() else (u, v)
+    return (u[kept], v[kept], every * region.step) if kept.any() else (u, v, region.step)
 
 
 def _recommended(
@@ -208,19 +209,27 @@ def _recommended(
 
 
 def _knowledge(
-    beliefs: Plausible, curves: FloatArray, best: Sequence[int] | FloatArray, mu: FloatArray, sigma: FloatArray, at: int
+    beliefs: Plausible,
+    curves: FloatArray,
+    best: IndexArray,
+    mu: FloatArray,
+    sigma: FloatArray,
+    at: int,
+    cell: FloatArray,
 ) -> Knowledge:
-    best = np.asarray(best, dtype=np.int64)
+    """Regret and location over the draws; no interval is narrower than the grid's cell, where the optimum may lie."""
     regret = 100.0 * np.expm1(curves[:, at] - curves[np.arange(len(curves)), best])
-    low_mu, high_mu = np.percentile(mu[best], INTERVAL)
-    low_sigma, high_sigma = np.percentile(sigma[best], INTERVAL)
+    ends = [
+        np.percentile(values[best], INTERVAL) * np.exp([-width / 2, width / 2])
+        for values, width in zip((mu, sigma), cell, strict=True)
+    ]
     return Knowledge(
         mu=float(mu[at]),
         sigma=float(sigma[at]),
         regret_pct=float(regret.mean()),
         regret_bound_pct=float(np.quantile(regret, BOUND)),
-        mu_interval=(float(low_mu), float(high_mu)),
-        sigma_interval=(float(low_sigma), float(high_sigma)),
+        mu_interval=(float(ends[0][0]), float(ends[0][1])),
+        sigma_interval=(float(ends[1][0]), float(ends[1][1])),
         forms=tuple((f"{form.fit.form}, {form.fit.link} link", form.weight) for form in beliefs.forms),
     )
 
@@ -243,9 +252,8 @@ def _verdict(known: Knowledge, picks: tuple[Pick, ...], affordable: int | None, 
         return SequentialStep("budget_spent", sentence, picks, known)
     picks = picks if affordable is None else picks[:affordable]
     places = ", ".join(f"({pick.mu:.4g}, {pick.sigma:.4g})" for pick in picks)
-    sentence = (
-        f"Next: {len(picks)} trials at (mean, deviation) {places}; {bound}, above the {rule.regret_pct:g} % asked for."
-    )
+    number = "1 trial" if len(picks) == 1 else f"{len(picks)} trials"
+    sentence = f"Next: {number} at (mean, deviation) {places}; {bound}, above the {rule.regret_pct:g} % asked for."
     return SequentialStep("propose", sentence, picks, known)
 
 
