@@ -1,4 +1,4 @@
-"""The trial design: which (mean, deviation) subsets of each size can have, and where the regimes lie."""
+"""The trial design: which (mean, deviation) a subset of each share of the candidates can have, and where trials lie."""
 
 from typing import Any
 
@@ -80,7 +80,7 @@ def _outlines(axes: Any, rows: pl.DataFrame) -> None:
             linewidth=1.0,
             linestyle=_DASHES[number % len(_DASHES)],
             zorder=2,
-            label=f"reachable with {100 * share:.3g} % of the candidates",
+            label=f"reachable with {100 * share:.3g} %",
         )
 
 
@@ -108,6 +108,7 @@ def _frame(axes: Any, rows: pl.DataFrame, points: list[tuple[float, float]], siz
         (axes.xaxis, axes.set_xlim, mu, 9 if size == "page" else 6),
         (axes.yaxis, axes.set_ylim, sigma, 9),
     ):
-        low, top = float(values.min()) / 1.08, float(values.max()) * 1.08
+        cut = axis is axes.yaxis and values.min() == _LEAST_RATIO * high.max()  # outlines end there, out of sight
+        low, top = float(values.min()) * (1.03 if cut else 1 / 1.08), float(values.max()) * 1.08
         limit(low, top)
         log_axis(axis, low, top, most=most)
