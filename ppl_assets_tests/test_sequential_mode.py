@@ -85,7 +85,7 @@ def test_in_the_ui_one_materializes_next_trials_then_its_partitions_then_the_law
     new = proposals(snapshot(sequential))["trial"].to_list()
     assert len(new) == 2
     assert registered(sequential)[-2:] == new
-    assert due(sequential)[:2] == [f"trial_losses {name}" for name in new]
+    assert [step for step in due(sequential) if "trial_losses" in step] == [f"trial_losses {name}" for name in new]
     rows, seed = trial_subset(snapshot(sequential), new[0])
     assert rows["rank"].to_list() == list(range(rows.height))
     assert seed >= sequential.platform.study.study.seed
@@ -125,7 +125,7 @@ def test_back_in_fixed_mode_the_proposals_are_taken_back(sequential, monkeypatch
     assert sequential.materialize("propose_trials").success
     assert len(registered(sequential)) == DESIGNED
     assert snapshot(sequential).read(NEXT_TRIALS).is_empty()
-    assert due(sequential) == ["regime_partitions"] or due(sequential) == []
+    assert due(sequential) == ["regime_partitions"]  # its budget has another value than when it was checked
 
 
 def test_where_enough_is_known_no_trial_is_proposed(sequential, monkeypatch):
