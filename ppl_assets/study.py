@@ -206,6 +206,37 @@ class TrialsSection(Section):
     batch_tokens: PositiveInt = Field(2048, description="Tokens a step.")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW weight decay.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm clip.")
+    # What follows decides which trials are run, not how one is: exclude keeps it out of the recipe, whose fingerprint
+    # says which losses are comparable.
+    mode: Literal["fixed", "sequential"] = Field(
+        "fixed",
+        exclude=True,
+        description="fixed: the design's trials; sequential: then batches where they tell most about the optimum.",
+    )
+    batch: int = Field(3, ge=1, le=32, exclude=True, description="Trials proposed at a time in sequential mode.")
+    max_tokens: PositiveInt | None = Field(
+        None,
+        exclude=True,
+        description="Most tokens of all trials together, trained and evaluated; needed in sequential mode.",
+    )
+    max_hours: PositiveFloat | None = Field(
+        None, exclude=True, description="Most device hours of all trials together, as estimated from measured speed."
+    )
+    stop_regret_pct: PositiveFloat = Field(
+        0.1, exclude=True, description="Sequential mode ends where the 95 % bound on regret is below this, % of loss."
+    )
+    stop_location_pct: PositiveFloat = Field(
+        5.0, exclude=True, description="Or where mean and deviation of the optimum are known this well either way, %."
+    )
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "TrialsSection":
+        if self.mode == "sequential" and self.max_tokens is None:
+            raise ValueError(
+                "mode = 'sequential' needs max_tokens, the most tokens of all trials together: without it nothing ends "
+                "the trials where the optimum stays unsure; set max_tokens, or take mode = 'fixed'"
+            )
+        return self
 
 
 class LawSection(Section):

@@ -169,6 +169,7 @@ SCORERS = LakeTable(
         Column("torch_version", _TEXT, "Version of torch.", nullable=True),
         Column("transformers_version", _TEXT, "Version of transformers.", nullable=True),
         Column("package_version", _TEXT, "Version of this package.", nullable=True),
+        Column("tokens_per_second", _REAL, "Speed of that run, reading and writing included.", nullable=True),
     ),
 )
 
@@ -217,36 +218,65 @@ REACHABLE_REGION = LakeTable(
     ),
 )
 
-REGIMES = LakeTable(
-    "regimes",
-    "",
-    (
-        Column("trial", _TEXT, "Trial: partition key of trial_losses."),
-        Column("regime", _TEXT, "Place in the design: grid-IJ or centre."),
-        Column("mu_target", _REAL, "Mean perplexity asked for."),
-        Column("sigma_target", _REAL, "Standard deviation asked for."),
-        Column("mu", _REAL, "Mean perplexity drawn."),
-        Column("sigma", _REAL, "Standard deviation drawn."),
-        Column("tokens", _INT, "Tokens drawn."),
-        Column("chunks", _INT, "Chunks drawn."),
-        Column("seed", _INT, "Seed of the draw and of training."),
-        Column("objective", _REAL, "Relative distance J of the draw from its target."),
-        Column("kl_nats", _REAL, "Kullback-Leibler divergence of its perplexities from the corpus'."),
-        Column("prefix_error", _REAL, "Largest relative moment error over the measured prefixes."),
-        Column("subset_hash", _TEXT, "Hash of chunk ids in order."),
-    ),
+_REGIME_COLUMNS = (
+    Column("trial", _TEXT, "Trial: partition key of trial_losses."),
+    Column("regime", _TEXT, "Place in the design: grid-IJ, centre, an anchor's name, or next-IJ."),
+    Column("mu_target", _REAL, "Mean perplexity asked for."),
+    Column("sigma_target", _REAL, "Standard deviation asked for."),
+    Column("mu", _REAL, "Mean perplexity drawn."),
+    Column("sigma", _REAL, "Standard deviation drawn."),
+    Column("tokens", _INT, "Tokens drawn."),
+    Column("chunks", _INT, "Chunks drawn."),
+    Column("seed", _INT, "Seed of the draw and of training."),
+    Column("objective", _REAL, "Relative distance J of the draw from its target."),
+    Column("kl_nats", _REAL, "Kullback-Leibler divergence of its perplexities from the corpus'."),
+    Column("prefix_error", _REAL, "Largest relative moment error over the measured prefixes."),
+    Column("steady_tokens", _INT, "From this many tokens on, every prefix is within 1 % of the whole.", nullable=True),
+    Column("subset_hash", _TEXT, "Hash of chunk ids in order."),
 )
 
-REGIME_PARTITIONS = LakeTable(
-    "regime_partitions",
+_MEMBER_COLUMNS = (
+    Column("trial", _TEXT, "Trial."),
+    Column("rank", _INT, "Place in the training order, from 0."),
+    Column("chunk_id", _TEXT, "Chunk."),
+    Column("corpus", _TEXT, "Corpus partition of the chunk."),
+    Column("n_tokens", _INT, "Tokens of the chunk."),
+    Column("ppl", _REAL, "Perplexity of the chunk."),
+)
+
+_PROPOSAL_COLUMNS = (
+    Column("batch", _INT, "Number of the proposal, from 1."),
+    Column("design_version", _TEXT, "Data version of regime_partitions that it adds to; under another it is void."),
+)
+
+REGIMES = LakeTable("regimes", "", _REGIME_COLUMNS)
+
+REGIME_PARTITIONS = LakeTable("regime_partitions", "", _MEMBER_COLUMNS)
+
+PROPOSED_REGIMES = LakeTable("proposed_regimes", "", (*_REGIME_COLUMNS, *_PROPOSAL_COLUMNS))
+
+NEXT_TRIALS = LakeTable("next_trials", "", (*_MEMBER_COLUMNS, *_PROPOSAL_COLUMNS))
+
+SEQUENTIAL_STEPS = LakeTable(
+    "sequential_steps",
     "",
     (
-        Column("trial", _TEXT, "Trial."),
-        Column("rank", _INT, "Place in the training order, from 0."),
-        Column("chunk_id", _TEXT, "Chunk."),
-        Column("corpus", _TEXT, "Corpus partition of the chunk."),
-        Column("n_tokens", _INT, "Tokens of the chunk."),
-        Column("ppl", _REAL, "Perplexity of the chunk."),
+        Column("step", _INT, "Number of the decision, from 1."),
+        Column("status", _TEXT, "fixed, waiting, propose, regret_reached, location_reached, budget_spent, refused."),
+        Column("sentence", _TEXT, "What was decided and why, in plain words."),
+        Column("trials", _INT, "Trials of the design and of all proposals, this one included."),
+        Column("tokens", _INT, "Their tokens, trained and evaluated."),
+        Column("proposed", _INT, "Trials proposed by this decision."),
+        Column("mu", _REAL, "Mean perplexity recommended.", nullable=True),
+        Column("mu_low", _REAL, "Lower end of the plausible optima.", nullable=True),
+        Column("mu_high", _REAL, "Upper end.", nullable=True),
+        Column("sigma", _REAL, "Standard deviation recommended.", nullable=True),
+        Column("sigma_low", _REAL, "Lower end of the plausible optima.", nullable=True),
+        Column("sigma_high", _REAL, "Upper end.", nullable=True),
+        Column("regret_pct", _REAL, "Mean loss given away by the recommended point, % of loss.", nullable=True),
+        Column("regret_bound_pct", _REAL, "Its 95 % bound.", nullable=True),
+        Column("forms", _TEXT, "The plausible forms with their weights."),
+        Column("design_version", _TEXT, "Data version of regime_partitions that was decided on."),
     ),
 )
 
@@ -421,6 +451,9 @@ TABLES: dict[str, LakeTable] = {
         REACHABLE_REGION,
         REGIMES,
         REGIME_PARTITIONS,
+        PROPOSED_REGIMES,
+        NEXT_TRIALS,
+        SEQUENTIAL_STEPS,
         TRIAL_LOSSES,
         FITTED_LAW,
         LAW_FINDINGS,

@@ -22,6 +22,7 @@ ASSETS = {
     "regime_partitions": "regimes",
     "trial_losses": "trials",
     "fitted_law": "law",
+    "next_trials": "law",
     "final_subset": "subset",
     "strategy_losses": "subset",
     "selection_report": "subset",
@@ -59,6 +60,14 @@ def test_dependencies_run_the_way_the_data_runs():
         "regime_partitions", "trial_losses", "fitted_law", "final_subset", "strategy_losses", "selection_report",
     ]  # fmt: skip
     assert [name for name in order if name in chain] == chain
+
+
+def test_proposals_are_downstream_of_trials_and_no_asset_starts_trials_by_itself(specs):
+    graph = defs.resolve_asset_graph()
+    assert dg.AssetKey("trial_losses") in graph.get_ancestor_asset_keys(dg.AssetKey("next_trials"))
+    assert dg.AssetKey("next_trials") not in graph.get_ancestor_asset_keys(dg.AssetKey("trial_losses"))
+    for name in ("regime_partitions", "trial_losses", "fitted_law", "next_trials"):
+        assert specs[name].automation_condition is None
 
 
 def test_corpus_and_score_checks_block_partition_by_partition():

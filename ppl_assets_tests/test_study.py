@@ -224,3 +224,17 @@ def test_shipped_default_study_is_valid_and_names_a_target(name):
     assert isinstance(study, Study)
     assert study.has_target
     assert study.base_model.source == "recipe"
+
+
+def test_sequential_mode_needs_a_budget_to_end(write):
+    message = refused(write(MINIMAL + '[trials]\nmode = "sequential"\n'))
+    assert "mode = 'sequential' needs max_tokens" in message
+    assert "mode = 'fixed'" in message
+    assert load_study(write(MINIMAL + '[trials]\nmode = "sequential"\nmax_tokens = 10_000_000\n')).trials.batch == 3
+
+
+def test_which_trials_are_run_is_no_part_of_how_one_is(write):
+    plain = load_study(write(MINIMAL)).trials
+    other = load_study(write(MINIMAL + '[trials]\nmode = "sequential"\nmax_tokens = 9_000_000\nbatch = 5\n')).trials
+    assert plain.model_dump() == other.model_dump()
+    assert other.batch == 5

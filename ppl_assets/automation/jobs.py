@@ -24,6 +24,7 @@ _STAGES: tuple[tuple[str, str, dg.PartitionsDefinition | None, str], ...] = (
     ("regime_partitions", "design_trials", None, "Decide which subsets to train on."),
     ("trial_losses", "run_trial", TRIAL_PARTITIONS, "Train one trial and measure its losses."),
     ("fitted_law", "fit_law", None, "Fit the law to the trial losses."),
+    ("next_trials", "propose_trials", None, "Sequential mode: propose the next trials, or say why there are no more."),
     ("final_subset", "select_subset", None, "Select and export the subset at the optimum."),
     ("strategy_losses", "train_strategy", STRATEGY_PARTITIONS, "Train on the selection or a rival, several seeds."),
     ("selection_report", "write_report", None, "Write the report."),
@@ -37,6 +38,9 @@ STAGE_JOBS = {
     for asset, name, partitions, description in _STAGES
 }
 """The job of each asset, in the order in which the data runs."""
+
+LOOP = ("trial_losses", "fitted_law", "next_trials")
+"""What the sequential mode repeats: a batch of trials, the law, the next batch; until nothing is proposed."""
 
 JOBS = [observe_corpora, *STAGE_JOBS.values()]
 

@@ -11,16 +11,17 @@ from ppl_assets.corpus import assets as corpus_assets
 from ppl_assets.corpus.assets import chunks_inputs, held_out_inputs
 from ppl_assets.lake import Lake, Snapshot
 from ppl_assets.law import assets as law_assets
-from ppl_assets.law.assets import fitted_law_inputs
+from ppl_assets.law.assets import fitted_law_inputs, next_trials_inputs
 from ppl_assets.perplexity import assets as perplexity_assets
 from ppl_assets.perplexity.assets import base_model_inputs, perplexity_landscape_inputs, perplexity_scores_inputs
 from ppl_assets.regimes import assets as regimes_assets
 from ppl_assets.regimes.assets import regime_partitions_inputs
+from ppl_assets.regimes.cost import budget_problem, cost_of_trials
 from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform
 from ppl_assets.study import Study
 from ppl_assets.subset import assets as subset_assets
 from ppl_assets.subset.assets import final_subset_inputs, selection_report_inputs, strategy_losses_inputs
-from ppl_assets.tables import BASE_MODEL, SELECTION_REPORT, SELECTIONS
+from ppl_assets.tables import BASE_MODEL, SELECTION_REPORT, SELECTIONS, SEQUENTIAL_STEPS
 from ppl_assets.trials import assets as trials_assets
 from ppl_assets.trials.assets import trial_losses_inputs
 
@@ -33,6 +34,7 @@ INPUTS: dict[str, Callable[[Study, Lake, Snapshot, str], Inputs]] = {
     "regime_partitions": regime_partitions_inputs,
     "trial_losses": trial_losses_inputs,
     "fitted_law": fitted_law_inputs,
+    "next_trials": next_trials_inputs,
     "final_subset": final_subset_inputs,
     "strategy_losses": strategy_losses_inputs,
     "selection_report": selection_report_inputs,
@@ -118,4 +120,20 @@ def status_lines(platform: Platform, instance: dg.DagsterInstance) -> list[str]:
             f": {', '.join(key for key in due[:6] if key)}{' ...' if len(due) > 6 else ''}" if due and due[0] else ""
         )
         lines.append(f"{asset:<22} " + (f"{len(due)} of {len(keys)} to compute{named}" if due else "up to date"))
+        if said := remark(asset, platform):
+            lines.append(f"{'':<22} {said}")
     return lines
+
+
+def remark(asset: str, platform: Platform) -> str:
+    """What a person should know of an asset before the next one runs: what the trials cost, what was decided on them.
+
+    Empty where the asset was never computed, or has nothing to say.
+    """
+    study, snapshot = platform.study, platform.lake.snapshot()
+    if asset == "regime_partitions" and snapshot.latest(asset):
+        cost = cost_of_trials(study, snapshot)
+        return f"{budget_problem(study, cost) or cost.sentence}."
+    if asset == "next_trials" and snapshot.latest(asset):
+        return str(snapshot.read(SEQUENTIAL_STEPS).sort("step")["sentence"][-1])
+    return ""

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from ppl_assets import progress
 from ppl_assets.automation.instance import LAUNCHER_TAG, this_process
-from ppl_assets.automation.jobs import STAGE_JOBS
-from ppl_assets.automation.plan import partitions_of, pending
+from ppl_assets.automation.jobs import LOOP, STAGE_JOBS
+from ppl_assets.automation.plan import partitions_of, pending, remark
 from ppl_assets.errors import UserError
 from ppl_assets.resources import Platform
 
@@ -34,6 +34,12 @@ class StageOutcome:
     computed: int = 0
     unchanged: int = 0
     seconds: float = 0.0
+
+    def add(self, other: "StageOutcome") -> None:
+        """Count another round of the same stage in; what did not have to be computed is that of the last round."""
+        self.computed += other.computed
+        self.unchanged = other.unchanged
+        self.seconds += other.seconds
 
     def sentence(self) -> str:
         """One line for the terminal."""
@@ -93,30 +99,63 @@ def run_study(
 ) -> list[StageOutcome]:
     """Bring every asset of the study up to date and say what was done.
 
+    In sequential mode the stages of ``LOOP`` are repeated until no more trials are proposed.
+
     Raises:
         RunError: a stage failed; what was finished stays, and the next run goes on from there.
     """
     with Display(console) as display, progress.listening(display.listen):
         display.begin("raw_corpus")
         _execute(definitions, instance, "observe_corpora", None)
-        outcomes = []
-        for number, asset in enumerate(STAGE_JOBS, start=1):
-            outcome, failures = StageOutcome(asset), []
-            started = time.monotonic()
-            for partition in _partitions(asset, platform, instance, outcome):
-                display.begin(f"{asset} {partition}".strip())
-                try:
-                    _execute(definitions, instance, STAGE_JOBS[asset].name, partition)
-                except RunError as error:  # one broken corpus or trial does not keep the others from their turn
-                    failures.append(str(error))
-                else:
-                    outcome.computed += 1
-            outcome.seconds = time.monotonic() - started
-            if failures:
-                raise RunError("\n".join(failures))
-            console.print(f"[bold]{number:>2}/{len(STAGE_JOBS)}[/] {asset:<22} {outcome.sentence()}", highlight=False)
-            outcomes.append(outcome)
-    return outcomes
+
+        def stage(outcome: StageOutcome) -> StageOutcome:
+            return _stage(definitions, platform, instance, display, outcome)
+
+        outcomes = {asset: StageOutcome(asset) for asset in STAGE_JOBS}
+        for asset, outcome in outcomes.items():
+            done = stage(outcome)
+            while asset == LOOP[-1] and done.computed and _is_due(platform, instance):
+                for again in LOOP:
+                    done = stage(outcomes[again])
+    return list(outcomes.values())
+
+
+def _stage(
+    definitions: dg.Definitions, platform: Platform, instance: dg.DagsterInstance, display: Display, whole: StageOutcome
+) -> StageOutcome:
+    """Bring one asset up to date, say what was done, add it to the ``whole`` and return this round of it.
+
+    Raises:
+        RunError: a partition failed.
+    """
+    asset, console = whole.asset, display.console
+    outcome, failures, started = StageOutcome(asset), [], time.monotonic()
+    for partition in _partitions(asset, platform, instance, outcome):
+        display.begin(f"{asset} {partition}".strip())
+        try:
+            _execute(definitions, instance, STAGE_JOBS[asset].name, partition)
+        except RunError as error:  # one broken corpus or trial does not keep the others from their turn
+            failures.append(str(error))
+        else:
+            outcome.computed += 1
+    outcome.seconds = time.monotonic() - started
+    if failures:
+        raise RunError("\n".join(failures))
+    number = list(STAGE_JOBS).index(asset) + 1
+    console.print(f"[bold]{number:>2}/{len(STAGE_JOBS)}[/] {asset:<22} {outcome.sentence()}", highlight=False)
+    if said := remark(asset, platform):
+        console.print(f"      {said}", highlight=False, markup=False)
+    whole.add(outcome)
+    return outcome
+
+
+def _is_due(platform: Platform, instance: dg.DagsterInstance) -> bool:
+    """Whether a trial, the law or the next proposal has to be computed: a batch was proposed, or dropped."""
+    return any(
+        pending(asset, partition, platform, instance)
+        for asset in LOOP
+        for partition in partitions_of(asset, platform, instance)
+    )
 
 
 def _partitions(asset: str, platform: Platform, instance: dg.DagsterInstance, outcome: StageOutcome) -> Iterator[str]:

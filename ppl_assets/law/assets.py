@@ -1,4 +1,4 @@
-"""The law group in Dagster: fitted_law."""
+"""The law group in Dagster: fitted_law, and next_trials, which the sequential mode adds to the design."""
 
 import dagster as dg
 import polars as pl
@@ -11,26 +11,39 @@ from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.law_rows import finding_rows, law_rows, observations
 from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
+from ppl_assets.law.proposals import FIXED, decide, proposed_rows, step_rows
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import perplexity_landscape
 from ppl_assets.perplexity.candidates import current_scorer
-from ppl_assets.regimes.assets import regime_partitions, selection_tokens
+from ppl_assets.regimes.assets import (
+    judge_moments,
+    measured_prefixes,
+    regime_partitions,
+    register_trials,
+    selection_tokens,
+)
 from ppl_assets.regimes.pool import read_pool
+from ppl_assets.regimes.stored import all_trials, design_version, proposals
 from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import (
     FITTED_LAW,
     LAW_FINDINGS,
+    NEXT_TRIALS,
     PERPLEXITY_LANDSCAPE,
+    PROPOSED_REGIMES,
     REACHABLE_REGION,
-    REGIMES,
+    SEQUENTIAL_STEPS,
     TRIAL_LOSSES,
 )
 from ppl_assets.trials.assets import current_setting, trial_losses
 
 CODE_VERSION = "1"
 """Of forms, fit, uncertainty, optimum and choice."""
+
+NEXT_CODE_VERSION = "1"
+"""Of the sequential design."""
 
 
 def comparable_losses(study: Study, snapshot: Snapshot) -> pl.DataFrame:
@@ -50,7 +63,8 @@ def fitted_law_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition:
     The lineage names the scorer whose perplexities the law speaks of, and the setting whose losses it predicts.
     """
     losses = comparable_losses(study, snapshot).sort("trial", "point")
-    repeats = snapshot.read(REGIMES, ["trial", "regime"], {"trial": losses["trial"].unique().to_list()}).sort("trial")
+    measured = pl.col("trial").is_in(losses["trial"].unique().to_list())
+    repeats = all_trials(snapshot).filter(measured).select("trial", "regime").sort("trial")
     landscape = snapshot.latest("perplexity_landscape")
     scorer = current_scorer(snapshot)
     return Inputs(
@@ -87,7 +101,7 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     commit = step.unchanged(inputs)
     if commit is None:
         losses = comparable_losses(study, step.snapshot)
-        obs = observations(losses, step.snapshot.read(REGIMES, ["trial", "regime"]))
+        obs = observations(losses, all_trials(step.snapshot).select("trial", "regime"))
         pool = read_pool(step.snapshot, study.corpus_partitions())
         tokens = selection_tokens(study, pool.candidates.total_tokens)
         region = SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside))
@@ -138,7 +152,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         if best[name] is not None:
             metadata[name] = best[name]
     law = chosen_law(rows)
-    regimes = snapshot.read(REGIMES)
+    regimes = all_trials(snapshot)
     if law is not None and best["mu_optimum"] is not None:
         surface = law_surface(law, comparable_losses(study, snapshot), int(regimes["tokens"].max() or 1))  # type: ignore[arg-type]
         outline, landscape = snapshot.read(REACHABLE_REGION), snapshot.read(PERPLEXITY_LANDSCAPE)
@@ -163,5 +177,93 @@ def law_can_be_trusted(platform: Platform) -> dg.AssetCheckResult:
     )
 
 
-ASSETS = [fitted_law]
-CHECKS = [law_can_be_trusted]
+def next_trials_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
+    """What decides the next batch: the mode, the rule to stop, the budget, the design, and the fit with its losses.
+
+    In fixed mode nothing but the design: no fit makes it propose. Measured speed, which turns max_hours into trials, is
+    taken as it is when a decision is made.
+    """
+    trials = study.trials
+    if trials.mode == "fixed":
+        return Inputs([NEXT_CODE_VERSION, "fixed", design_version(snapshot)])
+    law = snapshot.latest("fitted_law")
+    rule = [trials.stop_regret_pct, trials.stop_location_pct, trials.batch, trials.max_tokens, trials.max_hours]
+    fitted = [law.inputs, law.data_version] if law else []
+    return Inputs([NEXT_CODE_VERSION, rule, design_version(snapshot), fitted, study.study.seed])
+
+
+@dg.asset(
+    group_name="law",
+    deps=[fitted_law, regime_partitions],
+    kinds={"scipy", "duckdb"},
+    code_version=NEXT_CODE_VERSION,
+    metadata={
+        **table_metadata(NEXT_TRIALS),
+        "proposed_regimes": column_schema(PROPOSED_REGIMES),
+        "sequential_steps": column_schema(SEQUENTIAL_STEPS),
+    },
+    description=(
+        "Sequential mode: the trials to run next, where they tell most about the optimum per token, drawn and "
+        "registered as partitions of trial_losses; or why no more are needed. In fixed mode nothing is proposed."
+    ),
+)
+def next_trials(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Decide, draw, register. Trials that were proposed for the present design stay as they are."""
+    study, step = platform.study, platform.step(context, NEXT_CODE_VERSION)
+    inputs = next_trials_inputs(study, step.lake, step.snapshot)
+    commit = step.unchanged(inputs)
+    if commit is None:
+        commit = _decided(study, step, inputs)
+    register_trials(context.instance, step.lake.snapshot())
+    return _next_result(step, commit)
+
+
+def _decided(study: Study, step: Step, inputs: Inputs) -> Commit:
+    """Decide and write: earlier proposals for this design, and the new ones."""
+    snapshot, pool = step.snapshot, read_pool(step.snapshot, study.corpus_partitions())
+    decision = FIXED
+    if study.trials.mode == "sequential":
+        tokens = selection_tokens(study, pool.candidates.total_tokens)
+        losses = comparable_losses(study, snapshot)
+        decision = decide(study, snapshot, losses, pool, tokens, measured_prefixes(study))
+    regimes, members = proposed_rows(snapshot, decision, pool)
+    writes = [
+        step.stage(PROPOSED_REGIMES, regimes),
+        step.stage(NEXT_TRIALS, members),
+        step.stage(SEQUENTIAL_STEPS, step_rows(study, snapshot, decision, regimes)),
+    ]
+    drawn = regimes["subset_hash"].to_list(), regimes["seed"].to_list()
+    return step.write(writes, inputs, fingerprint(*drawn, decision.status, decision.sentence))
+
+
+def _next_result(step: Step, commit: Commit) -> dg.MaterializeResult:
+    snapshot = step.lake.snapshot()
+    steps, regimes = snapshot.read(SEQUENTIAL_STEPS).sort("step"), proposals(snapshot)
+    last = steps.row(-1, named=True)
+    columns = ["step", "status", "trials", "tokens", "proposed", "mu", "sigma", "regret_bound_pct", "forms"]
+    shown = ["batch", "trial", "mu_target", "sigma_target", "mu", "sigma", "tokens", "seed", "prefix_error"]
+    metadata: dict[str, object] = {
+        "status": last["status"],
+        "decision": last["sentence"],
+        "proposed": last["proposed"],
+        "trials": last["trials"],
+        "tokens_of_all_trials": last["tokens"],
+        "steps": dg.MetadataValue.md(as_markdown_table(steps.select(columns))),
+        "proposals": dg.MetadataValue.md(as_markdown_table(regimes.select(shown))),
+    }
+    if last["regret_bound_pct"] is not None:
+        metadata["regret_bound_pct"] = last["regret_bound_pct"]
+    rows = snapshot.read(NEXT_TRIALS, ["rank"]).height
+    return step.result(commit, metadata, table=NEXT_TRIALS, rows=rows)
+
+
+@dg.asset_check(
+    asset=next_trials, description="Every proposed trial has the moments asked for, in the whole and in every prefix."
+)
+def proposals_have_their_moments(platform: Platform) -> dg.AssetCheckResult:
+    """Compare drawn with asked-for moments."""
+    return judge_moments(proposals(platform.lake.snapshot()))
+
+
+ASSETS = [fitted_law, next_trials]
+CHECKS = [law_can_be_trusted, proposals_have_their_moments]

@@ -168,7 +168,7 @@ def _scored(
         scorer, batches, known, step.partition, spool, step.progress("tokens"), int(missing["n_tokens"].sum())
     )
     step.log(scored.sentence)
-    return scored, facts_of(scorer)
+    return scored, facts_of(scorer, scored.tokens_per_second if scored.tokens else None)
 
 
 def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.MaterializeResult:

@@ -35,6 +35,7 @@ class ScorerFacts:
         torch_version: version of torch.
         transformers_version: version of transformers.
         package_version: version of this package.
+        tokens_per_second: speed of the run; what a trial costs is estimated from it until one was trained.
     """
 
     device: str | None = None
@@ -42,12 +43,18 @@ class ScorerFacts:
     torch_version: str | None = None
     transformers_version: str | None = None
     package_version: str | None = None
+    tokens_per_second: float | None = None
 
 
-def facts_of(scorer: Scorer) -> ScorerFacts:
+def facts_of(scorer: Scorer, tokens_per_second: float | None = None) -> ScorerFacts:
     """The facts of the scorer at work."""
     return ScorerFacts(
-        scorer.device.type, scorer.packs, str(torch.__version__), str(transformers.__version__), __version__
+        scorer.device.type,
+        scorer.packs,
+        str(torch.__version__),
+        str(transformers.__version__),
+        __version__,
+        tokens_per_second,
     )
 
 

@@ -4,6 +4,7 @@ They draw on matplotlib's Agg canvas without pyplot; the look is in ``style``.
 """
 
 from ppl_assets.plots.curves import CURVE_COLUMNS, RESIDUAL_COLUMNS, loss_curves, residuals
+from ppl_assets.plots.design import trial_design
 from ppl_assets.plots.landscape import chunk_histogram, landscape
 from ppl_assets.plots.strategies import base_losses, final_losses, strategies
 from ppl_assets.plots.style import Size, as_markdown, perplexity_text, words
@@ -24,5 +25,6 @@ __all__ = [
     "perplexity_text",
     "residuals",
     "strategies",
+    "trial_design",
     "words",
 ]

@@ -9,9 +9,11 @@ from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import perplexity_landscape
 from ppl_assets.perplexity.stored import content_versions
-from ppl_assets.regimes.design import Trial, build_trials, face_grid
-from ppl_assets.regimes.pool import Pool, read_pool
+from ppl_assets.regimes.cost import budget_problem, cost_of_trials
+from ppl_assets.regimes.design import STEADY, Trial, build_trials, face_grid
+from ppl_assets.regimes.pool import Pool, read_pool, trial_rows
 from ppl_assets.regimes.reachable import ReachableRegion
+from ppl_assets.regimes.stored import all_trials, design
 from ppl_assets.regimes.token_counts import measured_token_counts
 from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
@@ -32,8 +34,11 @@ OUTLINE_POINTS = 80
 MOST_OBJECTIVE = 1e-4
 """Relative J of a draw: 1 % off in the mean or in the deviation."""
 
-MOST_PREFIX_ERROR = 0.01
+MOST_PREFIX_ERROR = STEADY
 """Relative error of a measured prefix' moments; a few chunks of a heavy tail can put it out of reach of a short one."""
+
+LEAST_SPAN = 16.0
+"""Largest over smallest measured token count that tells the floor E from the exponent of D."""
 
 ANCHORS = {"corpus": "candidates", "target": "test"}
 """Extra trials beside the grid: name to the landscape scope whose moments they have. The first is what random selection
@@ -47,7 +52,10 @@ def measured_prefixes(study: Study) -> list[int]:
 
 
 def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
-    """What decides the design: chunks and landscape, the design's settings, the token counts, the seed."""
+    """What decides the design: chunks and landscape, the design's settings, the token counts, the seed.
+
+    The budget moves no row of it, but another one has to be checked again.
+    """
     landscape = snapshot.latest("perplexity_landscape")
     trials = study.trials.model_dump(include={"tokens", "span", "points", "batch_tokens"})
     version = landscape.data_version if landscape else ""
@@ -58,6 +66,7 @@ def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _par
             content_versions(study, snapshot),
             study.regimes.model_dump(),
             trials,
+            [study.trials.max_tokens, study.trials.max_hours],
             study.selection.model_dump(),
             study.study.seed,
         ]
@@ -87,16 +96,14 @@ def regime_partitions(context: dg.AssetExecutionContext, platform: Platform) -> 
     if commit is None:
         pool = read_pool(step.snapshot, study.corpus_partitions())
         trials = _design(study, step.snapshot, pool)
-        regimes = pl.DataFrame([_regime_row(trial) for trial in trials], schema=pl.Schema(REGIMES.schema))
-        members = pl.concat([pool.drawn(trial.index).with_columns(trial=pl.lit(trial.name)) for trial in trials])
+        regimes, members = trial_rows(trials, pool)
         writes = [
             step.stage(REGIMES, regimes),
             step.stage(REGIME_PARTITIONS, members),
             step.stage(REACHABLE_REGION, _outlines(study, pool)),
         ]
         commit = step.write(writes, inputs, fingerprint(regimes["subset_hash"].to_list(), regimes["seed"].to_list()))
-    names = step.lake.snapshot().read(REGIMES, ["trial"])["trial"].to_list()
-    _register(context.instance, names)
+    register_trials(context.instance, step.lake.snapshot())
     return _design_result(study, step, commit)
 
 
@@ -114,11 +121,6 @@ def _design(study: Study, snapshot: Snapshot, pool: Pool) -> list[Trial]:
     return build_trials(pool.candidates, regimes, tokens, study.study.seed, measured_prefixes(study))
 
 
-def _regime_row(trial: Trial) -> dict[str, object]:
-    columns = {column.name for column in REGIMES.columns} - {"trial", "chunks"}
-    return {name: getattr(trial, name) for name in columns} | {"trial": trial.name, "chunks": trial.index.size}
-
-
 def selection_tokens(study: Study, total: int) -> int:
     """The selection's token budget, given the candidates' tokens."""
     if study.selection.tokens is not None:
@@ -127,18 +129,22 @@ def selection_tokens(study: Study, total: int) -> int:
 
 
 def _outlines(study: Study, pool: Pool) -> pl.DataFrame:
-    """Outline of the reachable region at the trials' and at the selection's share."""
+    """Outline of the reachable region at the shares of the smallest and largest measured count, and the selection's."""
     total, parts = pool.candidates.total_tokens, []
-    for tokens in sorted({study.trials.tokens, selection_tokens(study, total)}):
+    counts = measured_prefixes(study)
+    for tokens in sorted({counts[0], counts[-1], selection_tokens(study, total)}):
         outline = ReachableRegion.at_share(pool.candidates, tokens).boundary(OUTLINE_POINTS)
         columns = {"mu": outline[:, 0], "sigma_low": outline[:, 1], "sigma_high": outline[:, 2]}
         parts.append(pl.DataFrame({"share": [min(1.0, tokens / total)] * len(outline), **columns}))
     return pl.concat(parts)
 
 
-def _register(instance: dg.DagsterInstance, names: list[str]) -> None:
-    """Make the trial partitions the design's; rows of trials that left it stay in the table and in later fits."""
-    key = str(TRIAL_PARTITIONS.name)
+def register_trials(instance: dg.DagsterInstance, snapshot: Snapshot) -> None:
+    """Make the trial partitions those of the design and of the proposals that add to it.
+
+    Rows of trials that are no longer asked for stay in the table and in later fits.
+    """
+    key, names = str(TRIAL_PARTITIONS.name), all_trials(snapshot)["trial"].to_list()
     present = instance.get_dynamic_partitions(key)
     for vanished in set(present) - set(names):
         instance.delete_dynamic_partition(key, vanished)
@@ -148,21 +154,75 @@ def _register(instance: dg.DagsterInstance, names: list[str]) -> None:
 
 def _design_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResult:
     snapshot = step.lake.snapshot()
-    regimes = snapshot.read(REGIMES)
+    regimes, outlines = design(snapshot), snapshot.read(REACHABLE_REGION)
     landscape, bars = snapshot.read(PERPLEXITY_LANDSCAPE), snapshot.read(LANDSCAPE_HISTOGRAM)
     picture = plots.landscape(bars, landscape, regimes, size="small")
-    columns = ["trial", "mu_target", "sigma_target", "mu", "sigma", "tokens", "seed", "kl_nats", "prefix_error"]
+    places = plots.trial_design(outlines, regimes, landscape, size="small")
+    cost = cost_of_trials(study, snapshot, regimes)
+    columns = [
+        "trial", "mu_target", "sigma_target", "mu", "sigma", "tokens", "seed", "kl_nats",
+        "prefix_error", "steady_tokens",
+    ]  # fmt: skip
     metadata = {
         "trials": regimes.height,
-        "trial_tokens": int(regimes["tokens"].sum()),
+        "cost": cost.sentence,
+        "tokens_of_all_trials": cost.tokens,
+        "trained_tokens": cost.trained,
+        "evaluated_tokens": cost.evaluated,
+        "device_seconds": dg.MetadataValue.null() if cost.seconds is None else dg.MetadataValue.float(cost.seconds),
+        "speed_from": cost.source,
+        "budget": _budget(study),
         "largest_prefix_error": float(regimes["prefix_error"].max() or 0.0),  # type: ignore[arg-type]
+        "steady_from_tokens": int(regimes["steady_tokens"].max() or 0),  # type: ignore[arg-type]
         "largest_objective": float(regimes["objective"].max() or 0.0),  # type: ignore[arg-type]
         "regimes": dg.MetadataValue.md(as_markdown_table(regimes.select(columns))),
+        "region": dg.MetadataValue.md(plots.as_markdown(places, "Regimes in the reachable region")),
         "landscape": dg.MetadataValue.md(plots.as_markdown(picture, "Regimes on the landscape")),
         "token_counts": ", ".join(f"{count:,}" for count in measured_prefixes(study)),
     }
     rows = snapshot.read(REGIME_PARTITIONS, ["rank"]).height
     return step.result(commit, metadata, table=REGIME_PARTITIONS, rows=rows)
+
+
+def _budget(study: Study) -> str:
+    """The study's budget of all trials in words."""
+    trials = study.trials
+    parts = [
+        f"{trials.max_tokens:,} tokens" if trials.max_tokens is not None else "",
+        f"{trials.max_hours:g} device hours" if trials.max_hours is not None else "",
+    ]
+    return " and ".join(part for part in parts if part) or "none: trials.max_tokens and trials.max_hours are not set"
+
+
+@dg.asset_check(
+    asset=regime_partitions,
+    blocking=True,
+    description="All trials together stay within the study's budget of tokens and device hours; before any is trained.",
+)
+def trials_fit_the_budget(platform: Platform) -> dg.AssetCheckResult:
+    """Compare the cost of the design with trials.max_tokens and trials.max_hours."""
+    snapshot = platform.lake.snapshot()
+    cost = cost_of_trials(platform.study, snapshot, design(snapshot))
+    problem = budget_problem(platform.study, cost)
+    return dg.AssetCheckResult(passed=not problem, description=problem or f"{cost.sentence}.")
+
+
+@dg.asset_check(
+    asset=regime_partitions,
+    description="Every run is measured at token counts that span at least 16x, the same in every regime.",
+)
+def token_counts_span_enough(platform: Platform) -> dg.AssetCheckResult:
+    """Compare the largest with the smallest measured count."""
+    counts = measured_prefixes(platform.study)
+    span = counts[-1] / counts[0]
+    ends = f"from {counts[0]:,} to {counts[-1]:,} tokens"
+    sentence = f"Every run is measured at the same {len(counts)} token counts {ends}, a span of {span:.3g}"
+    if span >= LEAST_SPAN:
+        return dg.AssetCheckResult(passed=True, description=f"{sentence}.")
+    sentence += (
+        f"; below {LEAST_SPAN:g} the law's floor and its exponent of tokens are hard to tell apart: raise trials.span."
+    )
+    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=sentence)
 
 
 @dg.asset_check(
@@ -171,7 +231,12 @@ def _design_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeRe
 )
 def trials_have_their_moments(platform: Platform) -> dg.AssetCheckResult:
     """Compare drawn with asked-for moments."""
-    regimes = platform.lake.snapshot().read(REGIMES)
+    regimes = design(platform.lake.snapshot())
+    return judge_moments(regimes)
+
+
+def judge_moments(regimes: pl.DataFrame) -> dg.AssetCheckResult:
+    """Compare drawn with asked-for moments of trials, rows of table ``regimes``."""
     off = regimes.filter(pl.col("objective") > MOST_OBJECTIVE)
     loose = regimes.filter(pl.col("prefix_error") > MOST_PREFIX_ERROR)
     largest = float(regimes["prefix_error"].max() or 0.0)  # type: ignore[arg-type]
@@ -185,4 +250,4 @@ def trials_have_their_moments(platform: Platform) -> dg.AssetCheckResult:
 
 
 ASSETS = [regime_partitions]
-CHECKS = [trials_have_their_moments]
+CHECKS = [trials_fit_the_budget, token_counts_span_enough, trials_have_their_moments]

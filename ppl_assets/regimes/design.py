@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, KeyArray, SelectionError
-from ppl_assets.regimes.ordering import prefix_order
+from ppl_assets.regimes.ordering import prefix_order, steady_tokens
 from ppl_assets.regimes.reachable import ReachableRegion
 from ppl_assets.regimes.sampler import Target, draw_tilt
 
@@ -28,6 +28,9 @@ DESIGN_CHUNKS = 20_000
 
 MOST_SHARE = 0.9
 """A trial of more than this share of the candidates leaves no room for regimes to differ."""
+
+STEADY = 0.01
+"""Relative error of mean and deviation that counts as none."""
 
 CENTRE = "centre"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -62,6 +65,7 @@ class Trial:
     objective: float
     kl_nats: float
     prefix_error: float
+    steady_tokens: int
     subset_hash: str
     message: str
 
@@ -127,6 +131,24 @@ def face_grid(
     return regimes
 
 
+def open_places(region: ReachableRegion, inside: float, levels: int) -> list[Regime]:
+    """Every place where a further trial could be run: a grid of ``levels`` a side between the faces of the design.
+
+    With 2^k + 1 levels the design's own places are among them, so that a place can be repeated.
+
+    Args:
+        region: the region at a trial's tokens.
+        inside: share of the log ranges kept from the boundary, as in :func:`face_grid`.
+        levels: places a side.
+    """
+    low, high = _mean_range(region, inside)
+    return [
+        Regime(f"next-{row}{column}", float(mu), float(sigma))
+        for row, mu in enumerate(np.geomspace(low, high, levels))
+        for column, sigma in enumerate(_deviations(region, float(mu), levels, inside))
+    ]
+
+
 def build_trials(
     candidates: Candidates, regimes: Sequence[Regime], tokens: int, seed: int, prefixes: Sequence[int]
 ) -> list[Trial]:
@@ -175,6 +197,7 @@ def _trial(candidates: Candidates, regime: Regime, tokens: int, seed: int, prefi
         objective=drawn.objective,
         kl_nats=drawn.kl_nats,
         prefix_error=error,
+        steady_tokens=steady_tokens(candidates.ppl[index], candidates.tokens[index], STEADY),
         subset_hash=digest,
         message=drawn.message,
     )

@@ -88,6 +88,37 @@ def prefix_error(ppl: FloatArray, tokens: IntArray, prefixes: list[int]) -> floa
     return float(worst)
 
 
+def prefix_errors(ppl: FloatArray) -> FloatArray:
+    """[n] relative error of every prefix' mean and deviation from the whole's, the larger of the two.
+
+    Args:
+        ppl: float64 [n], in training order.
+    """
+    counts = np.arange(1, ppl.size + 1)
+    mu, sigma = float(ppl.mean()), float(ppl.std())
+    shifted = ppl - mu  # sums of squares around the whole's mean lose no digits
+    means = np.cumsum(shifted) / counts
+    deviations = np.sqrt(np.maximum(np.cumsum(shifted**2) / counts - means**2, 0.0))
+    by_deviation = np.abs(deviations / sigma - 1.0) if sigma > 0 else np.zeros(ppl.size)
+    return np.maximum(np.abs(means / mu), by_deviation)
+
+
+def steady_tokens(ppl: FloatArray, tokens: IntArray, within: float) -> int:
+    """Tokens of the shortest prefix from which on every prefix' moments are ``within`` of the whole's.
+
+    Not only measured ones: every chunk ends a prefix. A chunk u deviations away moves the deviation of the n chunks
+    that it joins by (u^2 - 1) / 2n of itself, so in any order a prefix beside it is off by at least half of that.
+
+    Args:
+        ppl: float64 [n], in training order.
+        tokens: int64 [n], in training order.
+        within: relative error allowed.
+    """
+    off = np.flatnonzero(prefix_errors(ppl) > within)
+    first = int(off[-1]) + 1 if off.size else 0
+    return int(tokens[: min(first, ppl.size - 1) + 1].sum())
+
+
 def _take(
     u: FloatArray, tokens: IntArray, pool: IntArray, wanted: int, done: Sums, kicks: int = 0
 ) -> tuple[IntArray, IntArray]:

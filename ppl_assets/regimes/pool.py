@@ -9,6 +9,8 @@ import polars as pl
 from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.candidates import selectable_chunks
 from ppl_assets.regimes.candidates import Candidates
+from ppl_assets.regimes.design import Trial
+from ppl_assets.tables import REGIMES
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,11 @@ def read_pool(snapshot: Snapshot, corpora: Sequence[str]) -> Pool:
     rows = selectable_chunks(snapshot, corpora).select("chunk_id", "corpus", "n_tokens", "ppl")
     keys = np.array([int(chunk_id[:16], 16) for chunk_id in rows["chunk_id"]], dtype=np.uint64)
     return Pool(rows, Candidates(rows["ppl"].to_numpy(), rows["n_tokens"].to_numpy(), keys))
+
+
+def trial_rows(trials: Sequence[Trial], pool: Pool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of ``regimes`` and of ``regime_partitions`` for drawn trials."""
+    columns = {column.name for column in REGIMES.columns} - {"trial", "chunks"}
+    rows = [{name: getattr(t, name) for name in columns} | {"trial": t.name, "chunks": t.index.size} for t in trials]
+    members = [pool.drawn(trial.index).with_columns(trial=pl.lit(trial.name)) for trial in trials]
+    return pl.DataFrame(rows, schema=pl.Schema(REGIMES.schema)), pl.concat(members)

@@ -8,6 +8,7 @@ import polars as pl
 from ppl_assets.lake import Snapshot
 from ppl_assets.law.predictions import chosen_law, law_curves, law_residuals, law_surface
 from ppl_assets.perplexity.candidates import current_scorer
+from ppl_assets.regimes.stored import all_trials
 from ppl_assets.study import Study
 from ppl_assets.subset.report import Finding, Provenance, ReportInput
 from ppl_assets.tables import (
@@ -18,7 +19,6 @@ from ppl_assets.tables import (
     LAW_FINDINGS,
     PERPLEXITY_LANDSCAPE,
     REACHABLE_REGION,
-    REGIMES,
     SELECTIONS,
     STRATEGY_LOSSES,
 )
@@ -37,7 +37,7 @@ def report_input(
         trained: the strategies whose measured losses are those of the present selection and setting.
     """
     selection_id = str(snapshot.only_row(SELECTIONS)["selection_id"])
-    law_table, regimes, selection = snapshot.read(FITTED_LAW), snapshot.read(REGIMES), snapshot.read(SELECTIONS)
+    law_table, regimes, selection = snapshot.read(FITTED_LAW), all_trials(snapshot), snapshot.read(SELECTIONS)
     law = chosen_law(law_table)
     largest = int(trial_losses["tokens"].max() or 1)  # type: ignore[arg-type]
     corpora = {"corpus": study.corpus_partitions()}

@@ -12,9 +12,11 @@ from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.loaded import cached_model
 from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.assets import regime_partitions
+from ppl_assets.regimes.cost import budget_problem, cost_of_trials
+from ppl_assets.regimes.stored import trial_subset
 from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
 from ppl_assets.study import Study
-from ppl_assets.tables import REGIME_PARTITIONS, REGIMES, TRIAL_LOSSES
+from ppl_assets.tables import TRIAL_LOSSES
 from ppl_assets.trials.training import Setting, TrainingError, point_rows, study_setting, token_ids_of, train
 
 CODE_VERSION = "1"
@@ -26,27 +28,21 @@ def current_setting(study: Study, snapshot: Snapshot) -> Setting:
     return study_setting(study, snapshot, study_policy(study, stored_base_model(snapshot)))
 
 
-def _subset(snapshot: Snapshot, trial: str) -> tuple[pl.DataFrame, int]:
-    """A trial's chunks in training order, and its seed.
-
-    Raises:
-        TrainingError: the present design has no such trial.
-    """
-    rows = snapshot.read(REGIME_PARTITIONS, ["rank", "chunk_id", "corpus", "ppl"], {"trial": trial}).sort("rank")
-    if rows.is_empty():
-        known = ", ".join(snapshot.read(REGIMES, ["trial"])["trial"]) or "none yet"
-        raise TrainingError(
-            f"trial {trial!r} is not in the present design ({known}); materialize regime_partitions, then its trials"
-        )
-    return rows, int(snapshot.read(REGIMES, ["seed"], {"trial": trial}).item())
-
-
 def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
-    """What decides a trial: its setting, its chunks in order, its seed."""
-    rows, seed = _subset(snapshot, partition)
+    """What decides a trial: its setting, its chunks in order, its seed.
+
+    Model and device are kept with the commit, so that the cost of further trials can be told from its speed.
+    """
+    rows, seed = trial_subset(snapshot, partition)
     setting = current_setting(study, snapshot)
     name = setting.fingerprint(rows["chunk_id"].to_list(), seed)
-    return Inputs([CODE_VERSION, name], {"trial_fingerprint": name, "setting_id": setting.setting_id})
+    facts = {
+        "trial_fingerprint": name,
+        "setting_id": setting.setting_id,
+        "model_id": setting.policy.model_id,
+        "device": resolve_device(study.study.device),
+    }
+    return Inputs([CODE_VERSION, name], facts)
 
 
 @dg.asset(
@@ -63,7 +59,12 @@ def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition
     ),
 )
 def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Train one trial and measure it."""
+    """Train one trial and measure it.
+
+    Its subset lies in the table of the design or in that of ``next_trials``, which is downstream: it proposes from
+    the losses so far. As a dependency that would be a cycle of assets; over time it is none, since a trial is proposed
+    before it is trained. So the proposals are read from the lake's snapshot, and the commit's lineage names them.
+    """
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = trial_losses_inputs(study, step.lake, step.snapshot, step.partition)
     commit = step.unchanged(inputs)
@@ -80,8 +81,15 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
 
 
 def _trained(study: Study, step: Step, name: str) -> pl.DataFrame:
-    """Train the step's trial and return its measurements."""
-    subset, seed = _subset(step.snapshot, step.partition)
+    """Train the step's trial and return its measurements.
+
+    Raises:
+        TrainingError: the trials together exceed the study's budget; the design's check says so too, but a partition
+            can be materialized without it.
+    """
+    if problem := budget_problem(study, cost_of_trials(study, step.snapshot)):
+        raise TrainingError(problem)
+    subset, seed = trial_subset(step.snapshot, step.partition)
     return train_subset(study, step, current_setting(study, step.snapshot), subset, seed, name)
 
 

@@ -103,6 +103,17 @@ def test_a_dirty_corpus_with_more_spread_than_mean_can_be_drawn(data):
     )
 
 
+@pytest.mark.parametrize("size", ["page", "small"])
+def test_the_design_is_drawn_with_an_outline_a_share(data, size):
+    shares = pl.concat([data.reachable, data.reachable.with_columns(pl.col("share") / 16, pl.col("sigma_high") * 1.2)])
+    picture = plots.trial_design(shares, data.regimes, data.landscape, size)
+    assert picture.startswith(b"\x89PNG")
+    assert picture != plots.trial_design(shares, data.regimes.head(2), data.landscape, size)
+    assert picture != plots.trial_design(data.reachable, data.regimes, data.landscape, size)
+    with pytest.raises(ValueError, match="materialize regime_partitions first"):
+        plots.trial_design(data.reachable.head(0), data.regimes, data.landscape)
+
+
 def test_a_diverged_run_is_left_out_of_the_final_losses():
     losses = strategy_table({"selected": 0.0, "random": 0.1}, seeds=2)
     gone = (pl.col("strategy") == "random") & (pl.col("seed") == 1) & (pl.col("point") == 5)

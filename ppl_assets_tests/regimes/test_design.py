@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppl_assets.regimes.candidates import Candidates, SelectionError
-from ppl_assets.regimes.design import Regime, build_trials, face_grid
+from ppl_assets.regimes.design import Regime, build_trials, face_grid, open_places
 from ppl_assets.regimes.reachable import ReachableRegion
 
 CHUNK = 256
@@ -53,6 +53,23 @@ def test_the_grid_spans_low_to_high_perplexity_and_not_the_last_percent() -> Non
 def test_anchors_inside_are_kept_as_they_are() -> None:
     regimes = face_grid(REGION, CANDIDATES, TOKENS, anchors={"corpus": (CANDIDATES.mu, CANDIDATES.sigma)})
     assert regimes[-1] == Regime("corpus", CANDIDATES.mu, CANDIDATES.sigma)
+
+
+def test_further_trials_can_repeat_the_grid_and_lie_between_its_faces() -> None:
+    places = open_places(REGION, 0.02, 9)
+    assert len(places) == 81
+    assert len({place.name for place in places}) == 81
+    found = np.array([(place.mu, place.sigma) for place in places])
+    for regime in face_grid(REGION, CANDIDATES, TOKENS, grid=3, repeats=0):
+        assert np.isclose(found, [regime.mu, regime.sigma], rtol=1e-6, atol=0).all(axis=1).any()
+    assert all(REGION.contains(place.mu, place.sigma, 0.0199) for place in places)
+
+
+def test_every_regime_is_measured_at_the_same_token_counts_so_none_aliases_with_them() -> None:
+    trials = build_trials(CANDIDATES, face_grid(REGION, CANDIDATES, TOKENS), TOKENS, 5, PREFIXES)
+    reached = [tuple(np.searchsorted(np.cumsum(CANDIDATES.tokens[trial.index]), PREFIXES)) for trial in trials]
+    assert len(set(reached)) == 1
+    assert all(trial.steady_tokens <= trial.tokens for trial in trials)
 
 
 def test_trials_meet_their_regimes_and_keep_their_prefixes() -> None:

@@ -1,0 +1,110 @@
+"""What trials cost is said, and held against the budget, before one is trained."""
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.plan import status_lines
+from ppl_assets.automation.run import RunError
+from ppl_assets.regimes.cost import (
+    TrialCost,
+    affordable,
+    budget_problem,
+    cost_of_trials,
+    evaluation_tokens,
+    measured_speed,
+)
+from ppl_assets.regimes.stored import design
+from ppl_assets.tables import PERPLEXITY_LANDSCAPE, REACHABLE_REGION, SCORERS, TRIAL_LOSSES
+
+TWO_TRIALS = TrialCost(2, 2000, 500, 3600.0, "as measured")
+
+
+def facts(study):
+    return study.platform.study, study.platform.lake.snapshot()
+
+
+def with_budget(study, **keys):
+    settings = study.platform.study
+    return settings.model_copy(update={"trials": settings.trials.model_copy(update=keys)})
+
+
+def test_the_cost_is_what_the_trials_really_took(finished_study):
+    settings, snapshot = facts(finished_study)
+    cost = cost_of_trials(settings, snapshot)
+    losses = snapshot.read(TRIAL_LOSSES)
+    last = losses.group_by("trial").agg(pl.col("tokens", "seconds").max(), pl.len().alias("points"))
+    assert cost.trials == last.height
+    assert cost.trained == last["tokens"].sum() == design(snapshot)["tokens"].sum()
+    assert cost.evaluated == last.height * evaluation_tokens(settings, snapshot)
+    assert evaluation_tokens(settings, snapshot) % last["points"][0] == 0
+    training = cost.evaluated / (3 * last["tokens"].sum() / last["seconds"].sum()) + last["seconds"].sum()
+    assert cost.seconds == pytest.approx(training, rel=1e-6)
+    assert "earlier trials, cpu" in cost.source
+
+
+def test_before_any_trial_the_speed_is_a_third_of_the_scorers(finished_study):
+    settings, snapshot = facts(finished_study)
+    before = finished_study.platform.lake.snapshot(snapshot.latest("regime_partitions").snapshot)
+    speed = measured_speed(settings, before)
+    assert speed.scoring == pytest.approx(before.read(SCORERS)["tokens_per_second"][0])
+    assert speed.training == pytest.approx(speed.scoring / 3)
+    assert "a third of the scorer's" in speed.source
+
+
+def test_without_any_measured_speed_the_time_is_unknown_and_said_to_be(finished_study):
+    settings, snapshot = facts(finished_study)
+    before = finished_study.platform.lake.snapshot(snapshot.latest("base_model").snapshot)
+    assert measured_speed(settings, before) is None
+    cost = cost_of_trials(settings, before, design(snapshot))
+    assert cost.seconds is cost.hours is None
+    assert "device time unknown" in cost.sentence
+
+
+def test_a_budget_that_is_exceeded_is_one_sentence_with_a_remedy(finished_study):
+    assert budget_problem(with_budget(finished_study, max_tokens=2500, max_hours=1.0), TWO_TRIALS) == ""
+    tokens = budget_problem(with_budget(finished_study, max_tokens=2499), TWO_TRIALS)
+    assert "trials.max_tokens = 2,499, but the 2 trials take 2,500 tokens (2,000 trained, 500 evaluated)" in tokens
+    assert "raise it to 2,500, or lower" in tokens
+    assert "max_hours = 0.5" in budget_problem(with_budget(finished_study, max_hours=0.5), TWO_TRIALS)
+    unknown = TrialCost(2, 2000, 500, None, "nothing was measured")
+    assert budget_problem(with_budget(finished_study, max_hours=0.5), unknown) == ""
+
+
+def test_what_is_left_of_the_budget_pays_for_whole_trials(finished_study):
+    assert affordable(with_budget(finished_study), TWO_TRIALS) is None
+    assert affordable(with_budget(finished_study, max_tokens=2500 + 3 * 1250 + 1249), TWO_TRIALS) == 3
+    assert affordable(with_budget(finished_study, max_tokens=99), TWO_TRIALS) == 0
+    assert affordable(with_budget(finished_study, max_tokens=10**9, max_hours=1.6), TWO_TRIALS) == 1
+
+
+def test_cost_outlines_and_regimes_are_shown_where_the_design_is(finished_study):
+    with study_instance(finished_study.platform.study) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("regime_partitions"))
+        lines = status_lines(finished_study.platform, instance)
+    metadata = event.asset_materialization.metadata
+    assert metadata["device_seconds"].value > 0
+    assert "trained" in metadata["cost"].value
+    assert "image/png" in metadata["region"].value
+    assert any("12 trials" in line and "evaluated" in line for line in lines)
+
+
+def test_the_region_is_outlined_at_smallest_and_largest_count_and_at_the_selections(finished_study):
+    _, snapshot = facts(finished_study)
+    shares = snapshot.read(REACHABLE_REGION)["share"].unique().sort()
+    total = snapshot.only_row(PERPLEXITY_LANDSCAPE, {"scope": "candidates"})["tokens"]
+    assert shares.to_list() == pytest.approx([256 / total, 4096 / total])  # the selection takes a trial's tokens here
+
+
+def test_a_design_over_the_budget_is_stopped_before_a_trial_is_trained(study, monkeypatch):
+    monkeypatch.setenv("PPL__TRIALS__LEARNING_RATE", "0.001")  # every trial would have to be trained anew
+    monkeypatch.setenv("PPL__TRIALS__MAX_TOKENS", "1000")
+    before = study.platform.lake.snapshot().read(TRIAL_LOSSES)
+    with pytest.raises(RunError, match=r"trials_fit_the_budget failed: trials\.max_tokens = 1,000, but the 12 trials"):
+        study.run()
+    result = study.materialize("run_trial", before["trial"][0])
+    assert not result.success
+    assert study.platform.lake.snapshot().read(TRIAL_LOSSES).equals(before)
+    monkeypatch.setenv("PPL__TRIALS__MAX_TOKENS", "1000000")
+    assert study.materialize("design_trials").success
