@@ -29,7 +29,7 @@ from ppl_assets.tables import (
 )
 from ppl_assets.trials.assets import current_setting, trial_losses
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Of forms, fit, uncertainty, optimum and choice."""
 
 
@@ -94,7 +94,8 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         noise = measured_noise(obs)
         results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
         chosen = choose(results, study.law.target, study.law.sigma)
-        findings = checks(results, chosen, obs, region, noise)
+        corpus = (float(pool.candidates.ppl.mean()), float(pool.candidates.ppl.std()))
+        findings = checks(results, chosen, obs, region, noise, corpus)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
         rows = law_rows(judged(results, chosen), unused, noise)
         writes = [step.stage(FITTED_LAW, rows), step.stage(LAW_FINDINGS, finding_rows(findings))]
@@ -115,6 +116,8 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "rms_pct",
         "loo_median_pct",
         "loo_max_pct",
+        "loo_rank",
+        "largest_median_pct",
         "aicc_weight",
         "optimum_kind",
     ]
@@ -134,6 +137,11 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "predicted_loss",
         "regret_bound_pct",
         "noise_pct",
+        "equal_share",
+        "equal_mu_low",
+        "equal_mu_high",
+        "equal_sigma_low",
+        "equal_sigma_high",
     ):
         if best[name] is not None:
             metadata[name] = best[name]

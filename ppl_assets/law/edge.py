@@ -7,9 +7,9 @@ from ppl_assets.law.region import SearchRegion, Slopes
 
 
 def beyond(law: LawFit, region: SearchRegion, u: float, v: float) -> tuple[str, tuple[float, float] | None]:
-    """Side toward which the loss falls at (ln mu, ln sigma), in words, and the (mu, sigma) of a trial further that way.
+    """Side toward which the loss falls at (ln mu, ln sigma), in words, and the (mu, sigma) of a trial beyond it.
 
-    The trial lies outside the hull of the trials and inside what the corpus can give; None where there is no such place.
+    The trial lies outside the hull of the trials and inside what the corpus can give; None where no place does.
     """
     slope = Slopes.at(law.form, np.array([u]), np.array([v]), law.sigma_kind).gradient(law.surface_coefficients)[0]
     length = float(np.hypot(*slope))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_assets.law.edge import beyond
 from ppl_assets.law.fit import LawFit, fit
-from ppl_assets.law.indistinguishable import Indistinguishable, Spread, spread_over_refits
+from ppl_assets.law.indistinguishable import Indistinguishable, spread_over_refits
 from ppl_assets.law.observations import Statistics
 from ppl_assets.law.region import SearchRegion, Slopes
 from ppl_assets.law.surface import Conditions, conditions, highest, peaks, stationary_point, stationary_points
