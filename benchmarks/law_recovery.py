@@ -22,7 +22,7 @@ from ppl_assets.law.observations import FloatArray, Observations, measured_noise
 from ppl_assets.law.optimum import find_optimum
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.uncertainty import BootstrapResult, bootstrap, delta_interval
-from ppl_assets_tests.law.synthetic import TRUTHS
+from ppl_assets_tests.law.synthetic import TRUTHS, trials
 
 NOISES = (0.003, 0.01)
 SAME = 1e-6
@@ -165,7 +165,7 @@ def sequential_token_ratio(_quick: bool) -> float | None:
 
 def bootstrap_seconds(replicates: int = 1000) -> dict[str, float]:
     """Seconds of one form's fit with its refits, and of all forms' with theirs, on 84 points of 12 runs."""
-    obs = _large()
+    obs = trials("quadratic bowl", run_noise=0.002, point_noise=0.002)
     region = SearchRegion.of(obs)
     started = time.perf_counter()
     refits: BootstrapResult = bootstrap(obs, "scale_free", "anchored", replicates)
@@ -179,12 +179,6 @@ def bootstrap_seconds(replicates: int = 1000) -> dict[str, float]:
         "bootstrap_1000_seconds_all_forms": round(every, 2),
         "forms": len(results),
     }
-
-
-def _large() -> Observations:
-    from ppl_assets_tests.law.synthetic import trials  # noqa: PLC0415 - beside its use
-
-    return trials("quadratic bowl", run_noise=0.002, point_noise=0.002)
 
 
 def _machine() -> str:
@@ -214,7 +208,7 @@ def main() -> None:
             "points": 36,
             "runs": 12,
             "studies": len(studies),
-            "compared_with_starts": seeds and len(truths) * len(NOISES) * compared,
+            "compared_with_starts": len(truths) * len(NOISES) * compared,
             "starts": STARTS,
             "replicates": REPLICATES,
             "noises_pct": [100 * noise for noise in NOISES],

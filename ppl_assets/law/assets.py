@@ -8,6 +8,7 @@ from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import choose, fit_all, judged
+from ppl_assets.law.indistinguishable import equals_sentence
 from ppl_assets.law.law_rows import finding_rows, law_rows, observations
 from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
@@ -137,14 +138,15 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "predicted_loss",
         "regret_bound_pct",
         "noise_pct",
-        "equal_share",
-        "equal_mu_low",
-        "equal_mu_high",
-        "equal_sigma_low",
-        "equal_sigma_high",
     ):
         if best[name] is not None:
             metadata[name] = best[name]
+    if best["equal_share"] is not None:
+        metadata["not_distinguishable_from_the_optimum"] = equals_sentence(
+            best["equal_share"],
+            (best["equal_mu_low"], best["equal_mu_high"]),
+            (best["equal_sigma_low"], best["equal_sigma_high"]),
+        )
     law = chosen_law(rows)
     regimes = snapshot.read(REGIMES)
     if law is not None and best["mu_optimum"] is not None:

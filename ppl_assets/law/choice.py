@@ -142,11 +142,10 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
 
     best_form: the leader is the converged form with the least mean leave-one-run-out error over runs; a form is close
     where its error exceeds the leader's by less than one standard error of their difference over runs; of the close
-    ones the least AICc is taken. Leaving runs out guards against the points of a run passing for independent evidence,
-    which AICc believes; AICc then decides what a dozen runs cannot. In 66 simulated studies of 12 runs this rule found
-    the true form and link in 47, leave-one-out alone in 48, AICc alone in 44: AICc misleads where the noise lies in the
-    runs, leave-one-out where it lies in the points. The chosen form's own error is the least of several and a little
-    too good.
+    ones the one with the fewest coefficients is taken, then the least error (the one-standard-error rule of
+    Breiman et al. 1984). In 144 simulated studies of 12 runs and 36 points this found the true form in 76 %,
+    leave-one-out alone in 73 %, AICc among the close ones in 68 %, AICc alone in 65 %: AICc believes the points of a
+    run to be independent evidence. The chosen form's own error is the least of several and a little too good.
     A tokens-only form has no optimum and is never chosen while another can be. A form in log moments is compared but
     never chosen: trials and selection are drawn by raw moments, so its optimum is no target; where it predicts clearly
     better, the reason says so.
@@ -169,7 +168,7 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
         return replace(first, is_chosen=True, choice_reason=f"No form could be fitted: {first.fit.reason}.")
     lead = min(pool, key=_error)
     close = [r for r in pool if r is lead or _is_close(r, lead)]
-    chosen = min(close, key=lambda r: (r.fit.aicc, _error(r)))
+    chosen = min(close, key=lambda r: (len(r.fit.surface_coefficients), _error(r)))
     return replace(chosen, is_chosen=True, choice_reason=_reason(chosen, lead, close, results, note))
 
 
@@ -236,11 +235,11 @@ def _reason(chosen: FormResult, lead: FormResult, close: list[FormResult], resul
     if chosen is lead and len(close) == 1:
         text += ", clearly better than every other form."
     elif chosen is lead:
-        text += f", best of all; {len(close) - 1} further forms are within its standard error and have a higher AICc."
+        text += f", best of all; {len(close) - 1} further forms are within its standard error and no simpler."
     else:
         text += (
             f", within the standard error of the best, {lead.name} with {lead.left_out.median_pct:.2f} %, "
-            "and has the lower AICc."
+            "and has no more coefficients than any other within it."
         )
     return text + _tokens_only(chosen, results) + _log_moments(chosen, results) + _disagreement(chosen, close) + note
 

@@ -31,7 +31,7 @@ class Indistinguishable:
     Attributes:
         mask: [M] over ``SearchRegion.points``.
         share: share of the region that is in the set; the grid is even in (ln mu, ln sigma).
-        mu: least and greatest mean perplexity in the set.
+        mu: least and greatest mean perplexity in the set, the optimum included.
         sigma: least and greatest standard deviation.
         edge: [k, 2] (mu, sigma) of the places of the set that touch one outside it or the region's end.
         regret_pct: largest 95 % bound on regret in the set, % of loss.
@@ -52,10 +52,15 @@ class Indistinguishable:
     @property
     def sentence(self) -> str:
         """The set in plain words."""
-        return (
-            f"{100 * self.share:.0f} % of the region searched cannot be told from the optimum: mean perplexity "
-            f"{self.mu[0]:.4g} to {self.mu[1]:.4g}, standard deviation {self.sigma[0]:.4g} to {self.sigma[1]:.4g}."
-        )
+        return equals_sentence(self.share, self.mu, self.sigma)
+
+
+def equals_sentence(share: float, mu: Interval, sigma: Interval) -> str:
+    """A set of places that cannot be told from the optimum, in plain words; ``share`` is of the region searched."""
+    return (
+        f"{100 * share:.0f} % of the region searched cannot be told from the optimum: mean perplexity "
+        f"{mu[0]:.4g} to {mu[1]:.4g}, standard deviation {sigma[0]:.4g} to {sigma[1]:.4g}."
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def indistinguishable(
     bound = 100.0 * (np.quantile(losses / best[:, None], BOUND, axis=0) - 1.0)
     mask = (least <= 0.0) | (bound <= noise_pct)
     mask[int(np.argmin(((u - at[0]) / region.step[0]) ** 2 + ((v - at[1]) / region.step[1]) ** 2))] = True
-    mu, sigma = np.exp(u[mask]), np.exp(v[mask])
+    mu, sigma = np.exp(np.append(u[mask], at[0])), np.exp(np.append(v[mask], at[1]))
     rim = mask & ~_surrounded(region, mask)
     return Indistinguishable(
         mask=mask,

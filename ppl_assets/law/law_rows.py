@@ -79,6 +79,8 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         low, high = result.bootstrap.coefficient_intervals()
         floor = result.bootstrap.floor_interval()
     equals = best.equals
+    # Without a surface the runs are ordered by who was left out alone: the rank is then -1 by construction.
+    ranks = len(law.surface_coefficients) > 0
     return {
         "form": law.form if result.key.statistics == "raw" else f"log_{law.form}",
         "statistics": result.key.statistics,
@@ -102,11 +104,11 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "loo_median_pct": left_out.median_pct,
         "loo_p90_pct": left_out.p90_pct,
         "loo_max_pct": left_out.max_pct,
-        "loo_rank": left_out.rank,
-        "loo_pairwise": left_out.pairwise_accuracy,
+        "loo_rank": left_out.rank if ranks else None,
+        "loo_pairwise": left_out.pairwise_accuracy if ranks else None,
         "largest_median_pct": result.largest.median_pct,
         "largest_max_pct": result.largest.max_pct,
-        "largest_rank": result.largest.rank,
+        "largest_rank": result.largest.rank if ranks else None,
         "aicc": law.aicc,
         "aicc_weight": result.aicc_weight,
         "condition_number": law.condition_number,
