@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.law_truths import STARTS, TOKENS, Truth, best_of_starts, simulate
 from ppl_assets.law.choice import FormResult, choose, fit_all
 from ppl_assets.law.fit import LawFit, fit
-from ppl_assets.law.observations import FloatArray, Observations, measured_noise
+from ppl_assets.law.observations import FloatArray, measured_noise
 from ppl_assets.law.optimum import find_optimum
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.uncertainty import BootstrapResult, bootstrap, delta_interval
