@@ -307,7 +307,9 @@ FITTED_LAW = LakeTable(
     "fitted_law",
     "",
     (
-        Column("form", _TEXT, "Form of the exponent: d_only, no_interaction, paper, scale_free, quadratic."),
+        Column(
+            "form", _TEXT, "d_only, no_interaction, paper, scale_free or quadratic; with log_ before it in log moments."
+        ),
         Column("link", _TEXT, "paper: L = E + exp(-g) D^-a; anchored: starts at the base model's own loss."),
         Column("sigma_kind", _TEXT, "How sigma is read: deviation or variance."),
         Column("status", _TEXT, "converged, e_at_bound, e_near_min, ill_conditioned, refused."),
@@ -348,6 +350,37 @@ FITTED_LAW = LakeTable(
             "regret_bound_pct", _REAL, "95 % bound on the loss given away by this optimum, % of loss.", nullable=True
         ),
         Column("noise_pct", _REAL, "Seed noise measured by repeats, % of loss.", nullable=True),
+        Column(
+            "statistics",
+            _TEXT,
+            "raw: mu and sigma are moments of PPL; log: geometric mean and deviation, exp of the moments of ln PPL.",
+            nullable=True,
+        ),
+        Column(
+            "loo_rank",
+            _REAL,
+            "Spearman's correlation of left-out runs' last losses with those predicted.",
+            nullable=True,
+        ),
+        Column("loo_pairwise", _REAL, "Share of pairs of left-out runs ordered as predicted.", nullable=True),
+        Column(
+            "largest_median_pct",
+            _REAL,
+            "Median error at the largest token count, fitted without it, % of loss.",
+            nullable=True,
+        ),
+        Column("largest_max_pct", _REAL, "Its maximum.", nullable=True),
+        Column("largest_rank", _REAL, "Spearman's correlation there.", nullable=True),
+        Column(
+            "equal_share", _REAL, "Share of the region searched that cannot be told from the optimum.", nullable=True
+        ),
+        Column("equal_mu_low", _REAL, "Least mean perplexity that cannot be told from the optimum.", nullable=True),
+        Column("equal_mu_high", _REAL, "Greatest one.", nullable=True),
+        Column(
+            "equal_sigma_low", _REAL, "Least standard deviation that cannot be told from the optimum.", nullable=True
+        ),
+        Column("equal_sigma_high", _REAL, "Greatest one.", nullable=True),
+        Column("equal_regret_pct", _REAL, "Largest 95 % bound on regret among those places, % of loss.", nullable=True),
     ),
 )
 

@@ -8,6 +8,7 @@ from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import choose, fit_all, judged
+from ppl_assets.law.indistinguishable import equals_sentence
 from ppl_assets.law.law_rows import finding_rows, law_rows, observations
 from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
@@ -39,7 +40,7 @@ from ppl_assets.tables import (
 )
 from ppl_assets.trials.assets import current_setting, trial_losses
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Of forms, fit, uncertainty, optimum and choice."""
 
 NEXT_CODE_VERSION = "1"
@@ -108,7 +109,8 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         noise = measured_noise(obs)
         results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
         chosen = choose(results, study.law.target, study.law.sigma)
-        findings = checks(results, chosen, obs, region, noise)
+        corpus = (float(pool.candidates.ppl.mean()), float(pool.candidates.ppl.std()))
+        findings = checks(results, chosen, obs, region, noise, corpus)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
         rows = law_rows(judged(results, chosen), unused, noise)
         writes = [step.stage(FITTED_LAW, rows), step.stage(LAW_FINDINGS, finding_rows(findings))]
@@ -129,6 +131,8 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "rms_pct",
         "loo_median_pct",
         "loo_max_pct",
+        "loo_rank",
+        "largest_median_pct",
         "aicc_weight",
         "optimum_kind",
     ]
@@ -151,6 +155,12 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
     ):
         if best[name] is not None:
             metadata[name] = best[name]
+    if best["equal_share"] is not None:
+        metadata["not_distinguishable_from_the_optimum"] = equals_sentence(
+            best["equal_share"],
+            (best["equal_mu_low"], best["equal_mu_high"]),
+            (best["equal_sigma_low"], best["equal_sigma_high"]),
+        )
     law = chosen_law(rows)
     regimes = all_trials(snapshot)
     if law is not None and best["mu_optimum"] is not None:

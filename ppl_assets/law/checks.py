@@ -26,6 +26,10 @@ LEAST_LOG_PRODUCT = 4.0
 """With mu, sigma > 1 a bowl of the paper's form needs ln mu* ln sigma* > 2 + p/q + q/p >= 4 (p = a1 s, q = b1 mu)."""
 
 
+BEYOND = 0.1
+"""Distance in log units, 10 %, from which the corpus' own moments lie outside what the trials covered."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check.
@@ -49,6 +53,7 @@ def checks(
     obs: Observations,
     region: SearchRegion,
     noise_pct: float | None = None,
+    corpus: tuple[float, float] | None = None,
 ) -> list[Finding]:
     """Judge the measurements, the chosen fit and its optimum.
 
@@ -58,8 +63,11 @@ def checks(
         obs: the measurements given to ``fit_all``.
         region: the region given to ``fit_all``.
         noise_pct: measured seed noise, % of loss, if known.
+        corpus: (mu, sigma) of all candidates as they are now, if known.
     """
     found = [*_measurements(obs, noise_pct), _fitted(chosen)]
+    if corpus is not None:
+        found.append(_covers(region, *corpus))
     if chosen.fit.is_usable:
         found += [
             *_fit(chosen),
@@ -98,6 +106,21 @@ def _measurements(obs: Observations, noise_pct: float | None) -> Iterator[Findin
 def _fitted(chosen: FormResult) -> Finding:
     return Finding(
         "law_fitted", chosen.fit.is_usable, "error", f"{chosen.name}: {chosen.fit.status}; {chosen.fit.reason}."
+    )
+
+
+def _covers(region: SearchRegion, mu: float, sigma: float) -> Finding:
+    """Whether the corpus as it is now lies in what the trials covered: a random subset then has a prediction."""
+    far = region.distance(mu, sigma)
+    place = f"the corpus' own moments, mean {mu:.4g} and deviation {sigma:.4g}"
+    return Finding(
+        "covers_landscape",
+        far <= BEYOND,
+        "warn",
+        f"The trials cover {place}."
+        if far <= BEYOND
+        else f"The law no longer covers the landscape: {place}, lie {100 * np.expm1(far):.0f} % outside the trials; "
+        "run trials of the present design.",
     )
 
 
@@ -153,6 +176,8 @@ def _bowl_possible(chosen: FormResult, region: SearchRegion) -> Finding:
     name = "bowl_possible"
     if chosen.fit.form == "no_interaction":
         return Finding(name, False, "warn", "Without interactions of mean and spread this form can never show a bowl.")
+    if chosen.fit.form == "d_only":
+        return Finding(name, False, "warn", "A form without mean and spread can never show a bowl.")
     if chosen.fit.form != "paper" or region.problem:
         return Finding(name, True, "warn", "This form can show a bowl in any unit of perplexity.")
     u, v = region.points

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit
 
 from ppl_assets.law.observations import FloatArray
 
@@ -96,7 +95,8 @@ class Link:
 
     def share(self, y: FloatArray) -> FloatArray:
         """Falling part h of the loss: exp(-y), or 1 / (1 + exp(y))."""
-        return expit(-y) if self.anchored else np.exp(-np.clip(y, -300.0, 300.0))
+        bounded = np.clip(y, -300.0, 300.0)
+        return 1.0 / (1.0 + np.exp(bounded)) if self.anchored else np.exp(-bounded)
 
     def scale(self, floor: FloatArray, base_loss: float) -> FloatArray:
         """What h is multiplied by: 1, or L0 - E."""
@@ -105,6 +105,11 @@ class Link:
     def loss(self, y: FloatArray, floor: FloatArray, base_loss: float) -> FloatArray:
         """L of y and E, nats a token. Shapes broadcast."""
         return floor + self.scale(floor, base_loss) * self.share(y)
+
+    def loss_and_slope(self, y: FloatArray, floor: FloatArray, base_loss: float) -> tuple[FloatArray, FloatArray]:
+        """L and dL/dy with h computed once: the inner problem spends its time there."""
+        h, scale = self.share(y), self.scale(floor, base_loss)
+        return floor + scale * h, -scale * h * (1.0 - h) if self.anchored else -h
 
     def slopes(self, y: FloatArray, floor: FloatArray, base_loss: float) -> tuple[FloatArray, FloatArray]:
         """dL/dy and dL/dE at y and E: (-h, 1), or (-(L0 - E) h (1 - h), 1 - h)."""

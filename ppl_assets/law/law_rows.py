@@ -9,7 +9,7 @@ import polars as pl
 from ppl_assets.errors import UserError
 from ppl_assets.law.checks import Finding
 from ppl_assets.law.choice import FormResult
-from ppl_assets.law.observations import Observations
+from ppl_assets.law.observations import FloatArray, Observations
 from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS
 
 
@@ -36,6 +36,7 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
     if used.is_empty():
         raise LawError("no trial has a measurement under the present setting; materialize trial_losses, then fit again")
     regime_of = dict(regimes.select("trial", "regime").iter_rows())
+    log_mu, log_sigma = _log_moments(used)
     return Observations(
         mu=used["mu"].to_numpy(),
         sigma=used["sigma"].to_numpy(),
@@ -44,7 +45,17 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
         run=used["trial"].to_numpy(),
         base_loss=float(sound.filter(pl.col("point") == 0)["test_loss"].mean()),  # type: ignore[arg-type]
         regime=np.array([regime_of.get(trial, trial) for trial in used["trial"]]),
+        log_mu=log_mu,
+        log_sigma=log_sigma,
     )
+
+
+def _log_moments(used: pl.DataFrame) -> tuple[FloatArray | None, FloatArray | None]:
+    """Moments of ln PPL where every measurement has them: runs of an older table have none."""
+    names = ("log_mu", "log_sigma")
+    if not set(names) <= set(used.columns) or any(used[name].null_count() for name in names):
+        return None, None
+    return used["log_mu"].to_numpy(), used["log_sigma"].to_numpy()
 
 
 def law_rows(results: Sequence[FormResult], set_aside: int, noise_pct: float | None) -> pl.DataFrame:
@@ -67,8 +78,12 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
     if result.bootstrap is not None:
         low, high = result.bootstrap.coefficient_intervals()
         floor = result.bootstrap.floor_interval()
+    equals = best.equals
+    # Without a surface the runs are ordered by who was left out alone: the rank is then -1 by construction.
+    ranks = len(law.surface_coefficients) > 0
     return {
-        "form": law.form,
+        "form": law.form if result.key.statistics == "raw" else f"log_{law.form}",
+        "statistics": result.key.statistics,
         "link": law.link,
         "sigma_kind": law.sigma_kind,
         "status": law.status,
@@ -89,6 +104,11 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "loo_median_pct": left_out.median_pct,
         "loo_p90_pct": left_out.p90_pct,
         "loo_max_pct": left_out.max_pct,
+        "loo_rank": left_out.rank if ranks else None,
+        "loo_pairwise": left_out.pairwise_accuracy if ranks else None,
+        "largest_median_pct": result.largest.median_pct,
+        "largest_max_pct": result.largest.max_pct,
+        "largest_rank": result.largest.rank if ranks else None,
         "aicc": law.aicc,
         "aicc_weight": result.aicc_weight,
         "condition_number": law.condition_number,
@@ -107,4 +127,10 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "predicted_high": best.predicted_interval[1],
         "regret_bound_pct": best.regret_bound_pct,
         "noise_pct": noise_pct,
+        "equal_share": equals.share if equals else None,
+        "equal_mu_low": equals.mu[0] if equals else None,
+        "equal_mu_high": equals.mu[1] if equals else None,
+        "equal_sigma_low": equals.sigma[0] if equals else None,
+        "equal_sigma_high": equals.sigma[1] if equals else None,
+        "equal_regret_pct": equals.regret_pct if equals else None,
     }

@@ -1,9 +1,10 @@
-"""How well a form predicts a run that it has not seen.
+"""How well a form predicts what it has not seen: a whole run, or the largest token count.
 
 The unit left out is the run, never the point: points of one run share subset, seed and order.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -12,6 +13,11 @@ from ppl_assets.law.fit import refusal
 from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind, design
 from ppl_assets.law.observations import FloatArray, LabelArray, Observations
 from ppl_assets.law.profile import solve
+
+NAN = float("nan")
+
+LARGEST = 0.9
+"""Points with this share of the largest token count or more are the largest: subsets end a few tokens apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +68,77 @@ class LeaveOneRunOut:
         return 100.0 * float(np.quantile(known, share)) if len(known) else float("nan")
 
     @property
+    def status(self) -> Literal["complete", "partial", "refused"]:
+        """Whether every run, some or none could be predicted from the others."""
+        known = np.isfinite(self.predicted)
+        return "complete" if known.all() and len(known) else "partial" if known.any() else "refused"
+
+    @property
     def pairwise_accuracy(self) -> float:
         """Share of pairs of runs whose last losses are ordered as predicted; 0.5 is a coin."""
         last = _last_points(self.run, self.tokens)
         return pairwise_accuracy(self.observed[last], self.predicted[last])
+
+    @property
+    def rank(self) -> float:
+        """Spearman's correlation of the runs' last losses with those predicted."""
+        last = _last_points(self.run, self.tokens)
+        return rank_correlation(self.observed[last], self.predicted[last])
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutLargest:
+    """Prediction of the largest token count from all smaller ones; for honesty, not for choice.
+
+    Attributes:
+        observed: [n] loss at the largest token count, nats a token.
+        predicted: [n] loss predicted from the smaller ones; nan where these were too few.
+        factor: largest token count over the largest that was fitted.
+        reason: why there is no prediction; empty where there is one.
+    """
+
+    observed: FloatArray
+    predicted: FloatArray
+    factor: float
+    reason: str = ""
+
+    @property
+    def status(self) -> Literal["complete", "refused"]:
+        """Whether it could be predicted."""
+        return "refused" if self.reason else "complete"
+
+    @property
+    def median_pct(self) -> float:
+        """Median absolute error, % of loss."""
+        return 100.0 * float(np.median(np.abs(self.predicted / self.observed - 1.0))) if len(self.observed) else NAN
+
+    @property
+    def max_pct(self) -> float:
+        """Its maximum."""
+        return 100.0 * float(np.max(np.abs(self.predicted / self.observed - 1.0))) if len(self.observed) else NAN
+
+    @property
+    def rank(self) -> float:
+        """Spearman's correlation of observed and predicted losses."""
+        return rank_correlation(self.observed, self.predicted)
+
+
+def held_out_largest(
+    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
+) -> HeldOutLargest:
+    """Predict every point at the largest token count from a fit of all points at smaller ones."""
+    shape, how = FORMS[form], LINKS[link]
+    used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
+    largest = used.tokens >= LARGEST * used.tokens.max(initial=0.0)
+    rest, last = used.subset(~largest), used.subset(largest)
+    why_not = refusal(rest, shape)
+    if why_not:
+        return HeldOutLargest(last.loss, np.full(len(last), np.nan), NAN, why_not)
+    columns = design(shape, how, rest.mu, rest.sigma, rest.tokens, sigma_kind)
+    found = solve(columns, rest.loss[None], np.ones((1, len(rest))), how, used.base_loss)
+    y = design(shape, how, last.mu, last.sigma, last.tokens, sigma_kind) @ found.coefficients[0]
+    factor = float(last.tokens.max() / rest.tokens.max())
+    return HeldOutLargest(last.loss, how.loss(y, found.floor[0], used.base_loss), factor)
 
 
 def leave_one_run_out(
@@ -101,8 +174,11 @@ def pairwise_accuracy(observed: FloatArray, predicted: FloatArray) -> float:
 
 
 def rank_correlation(observed: FloatArray, predicted: FloatArray) -> float:
-    """Spearman's rank correlation of observed and predicted losses."""
-    return float(stats.spearmanr(observed, predicted).statistic)
+    """Spearman's rank correlation of observed and predicted losses; nan for fewer than three known values."""
+    known = np.isfinite(predicted)
+    if known.sum() < 3 or np.ptp(observed[known]) == 0 or np.ptp(predicted[known]) == 0:
+        return NAN
+    return float(stats.spearmanr(observed[known], predicted[known]).statistic)
 
 
 def _last_points(run: LabelArray, tokens: FloatArray) -> list[int]:

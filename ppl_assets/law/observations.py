@@ -4,7 +4,7 @@ Belongs here: the record of the measurements and what can be said without a law.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from ppl_assets.errors import UserError
 FloatArray = NDArray[np.float64]
 LabelArray = NDArray[Any]
 MaskArray = NDArray[np.bool_]
+
+Statistics = Literal["raw", "log"]
+"""What mu and sigma are: mean and deviation of PPL, or exp of the mean and deviation of ln PPL."""
 
 
 class ObservationError(UserError, ValueError):
@@ -34,6 +37,9 @@ class Observations:
         run: [n] label of the trial run, integers or strings.
         base_loss: test loss of the base model before any training (L0), nats a token.
         regime: [n] label of the design's place, so that repeats of one regime are known; may be absent.
+        log_mu: [n] mean of ln PPL of the chunks seen so far, nats; may be absent.
+        log_sigma: [n] standard deviation of ln PPL, nats, >= 0; given together with ``log_mu`` or not at all.
+        statistics: what ``mu`` and ``sigma`` are; see :meth:`in_logs`.
 
     Raises:
         ObservationError: where lengths differ or a value is not finite and positive.
@@ -46,6 +52,9 @@ class Observations:
     run: LabelArray
     base_loss: float
     regime: LabelArray | None = None
+    log_mu: FloatArray | None = None
+    log_sigma: FloatArray | None = None
+    statistics: Statistics = "raw"
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "tokens", "loss"):
@@ -53,9 +62,13 @@ class Observations:
         object.__setattr__(self, "run", np.asarray(self.run))
         if self.regime is not None:
             object.__setattr__(self, "regime", np.asarray(self.regime))
-        lengths = {name: len(getattr(self, name)) for name in ("mu", "sigma", "tokens", "loss", "run")}
-        if self.regime is not None:
-            lengths["regime"] = len(self.regime)
+        if (self.log_mu is None) != (self.log_sigma is None):
+            raise ObservationError("log_mu and log_sigma are given together or not at all")
+        if self.log_mu is not None and self.log_sigma is not None:
+            object.__setattr__(self, "log_mu", np.log(_positive("exp(log_mu)", np.exp(self.log_mu))))
+            # A deviation of exactly 0 is a prefix of equal chunks: its geometric deviation is 1.
+            object.__setattr__(self, "log_sigma", np.log(_positive("exp(log_sigma)", np.exp(self.log_sigma))))
+        lengths = {name: len(value) for name, value in self._columns().items()}
         if len(set(lengths.values())) != 1:
             raise ObservationError(f"lengths differ: {lengths}; give one value of each for every point")
         if not (np.isfinite(self.base_loss) and self.base_loss > 0):
@@ -65,6 +78,29 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def _columns(self) -> dict[str, Any]:
+        """Every field with one value a point that is present, by name."""
+        names = ("mu", "sigma", "tokens", "loss", "run", "regime", "log_mu", "log_sigma")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def has_logs(self) -> bool:
+        """Whether the moments of ln PPL were recorded."""
+        return self.log_mu is not None
+
+    def in_logs(self) -> "Observations":
+        """The same measurements with mu the geometric mean of PPL and sigma its geometric deviation.
+
+        mu = exp(mean ln PPL) and sigma = exp(deviation of ln PPL), so that ln mu and ln sigma are the moments of ln PPL
+        themselves and every form reads them unchanged: one outlier moves them by its logarithm, not by its size.
+
+        Raises:
+            ObservationError: where the moments of ln PPL were not recorded.
+        """
+        if self.log_mu is None or self.log_sigma is None:
+            raise ObservationError("these measurements have no log_mu and log_sigma: record them with each prefix")
+        return replace(self, mu=np.exp(self.log_mu), sigma=np.exp(self.log_sigma), statistics="log")
 
     @property
     def runs(self) -> LabelArray:
@@ -81,16 +117,7 @@ class Observations:
         keep = np.asarray(mask, dtype=bool)
         if keep.shape != self.loss.shape:
             raise ObservationError(f"mask has shape {keep.shape}; give one flag for each of the {len(self)} points")
-        regime = None if self.regime is None else self.regime[keep]
-        return replace(
-            self,
-            mu=self.mu[keep],
-            sigma=self.sigma[keep],
-            tokens=self.tokens[keep],
-            loss=self.loss[keep],
-            run=self.run[keep],
-            regime=regime,
-        )
+        return replace(self, **{name: value[keep] for name, value in self._columns().items()})
 
     def without_run(self, label: object) -> "Observations":
         """All points but those of one run.

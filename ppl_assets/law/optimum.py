@@ -9,15 +9,16 @@ from typing import Literal
 
 import numpy as np
 
+from ppl_assets.law.edge import beyond
 from ppl_assets.law.fit import LawFit, fit
-from ppl_assets.law.observations import FloatArray
+from ppl_assets.law.indistinguishable import Indistinguishable, spread_over_refits
+from ppl_assets.law.observations import Statistics
 from ppl_assets.law.region import SearchRegion, Slopes
 from ppl_assets.law.surface import Conditions, conditions, highest, peaks, stationary_point, stationary_points
 from ppl_assets.law.uncertainty import (
     BootstrapResult,
     Interval,
     between_runs,
-    delta_interval,
     effect_p_value,
     noise_parts,
 )
@@ -56,6 +57,8 @@ class Optimum:
         further_trial: (mu, sigma) of the trial that would settle it, where one can be run.
         conditions: second-order conditions of the stationary point in the region, if there is one.
         tokens: D of the predictions.
+        equals: where else in the region the optimum may as well lie; None without a bootstrap.
+        statistics: what mu and sigma are; log: geometric mean and deviation.
     """
 
     kind: OptimumKind
@@ -76,6 +79,8 @@ class Optimum:
     further_trial: tuple[float, float] | None = None
     conditions: Conditions | None = None
     tokens: float = NAN
+    equals: Indistinguishable | None = None
+    statistics: Statistics = "raw"
 
 
 def find_optimum(
@@ -104,9 +109,9 @@ def find_optimum(
     evidence = _Evidence.of(law, region, noise_pct, budget)
     slopes = Slopes.at(law.form, *region.points, law.sigma_kind)
     u, v, decisive, is_bowl = _locate(law, region, slopes, evidence.is_flat)
-    spread = _spread(law, region, slopes, bootstrap, (u, v), budget)
+    spread = spread_over_refits(law, region, slopes, bootstrap, (u, v), budget, evidence.noise_pct)
     kind = "flat" if evidence.is_flat else _kind(decisive, is_bowl, spread.bowl_share, evidence.p_value)
-    side, further = _side(law, region, u, v) if kind in ("boundary", "saddle") else ("", None)
+    side, further = beyond(law, region, u, v) if kind in ("boundary", "saddle") else ("", None)
     found = Optimum(
         kind=kind,
         sentence="",
@@ -126,6 +131,8 @@ def find_optimum(
         further_trial=further,
         conditions=decisive,
         tokens=budget,
+        equals=spread.equals,
+        statistics=law.observations.statistics,
     )
     return replace(found, sentence=_sentence(found))
 
@@ -196,70 +203,6 @@ def _kind(point: Conditions | None, is_bowl: bool, share: float, p_value: float)
     return "saddle" if is_saddle else "boundary"
 
 
-@dataclass(frozen=True)
-class _Spread:
-    mu: Interval = (NAN, NAN)
-    sigma: Interval = (NAN, NAN)
-    loss: Interval = (NAN, NAN)
-    regret_pct: float = NAN
-    regret_bound_pct: float = NAN
-    bowl_share: float = NAN
-
-
-def _spread(
-    law: LawFit,
-    region: SearchRegion,
-    slopes: Slopes,
-    boot: BootstrapResult | None,
-    at: tuple[float, float],
-    tokens: float,
-) -> _Spread:
-    """Intervals of location, loss and regret over the refits."""
-    here = np.exp([at[0]]), np.exp([at[1]]), np.array([tokens])
-    if boot is None or not len(boot.E):
-        low, high = delta_interval(law, *here)
-        return _Spread(loss=(float(low[0]), float(high[0])))
-    tops = peaks(slopes, boot.coefficients[:, 1:-1], region)
-    u, v = region.points
-    best = boot.predict(np.exp(u), np.exp(v), np.full(len(u), tokens)).min(axis=1)
-    chosen = boot.predict(*here)[:, 0]
-    regret = 100.0 * np.maximum(chosen / np.minimum(best, chosen) - 1.0, 0.0)
-    return _Spread(
-        mu=_ends(boot, np.exp(tops.u)),
-        sigma=_ends(boot, np.exp(tops.v)),
-        loss=_ends(boot, chosen),
-        regret_pct=float(np.median(regret)),
-        regret_bound_pct=float(np.quantile(regret, 0.95)),
-        bowl_share=float(tops.is_bowl.mean()),
-    )
-
-
-def _ends(boot: BootstrapResult, values: FloatArray) -> Interval:
-    low, high = boot.interval(values)
-    return float(low), float(high)
-
-
-def _side(law: LawFit, region: SearchRegion, u: float, v: float) -> tuple[str, tuple[float, float] | None]:
-    """Where the loss still falls beyond the boundary, and the trial outside the hull that would settle it."""
-    slope = Slopes.at(law.form, np.array([u]), np.array([v]), law.sigma_kind).gradient(law.surface_coefficients)[0]
-    length = float(np.hypot(*slope))
-    if length == 0:
-        return "", None
-    direction = slope / length
-    words = [
-        f"{'higher' if direction[0] > 0 else 'lower'} mean perplexity" if abs(direction[0]) > 0.38 else "",
-        f"{'more' if direction[1] > 0 else 'less'} spread" if abs(direction[1]) > 0.38 else "",
-    ]
-    side = "toward " + " and ".join(word for word in words if word)
-    span = 0.25 * np.hypot(*(region.step * 60))
-    for part in (1.0, 0.5, 0.25):
-        mu, sigma = np.exp(u + part * span * direction[0]), np.exp(v + part * span * direction[1])
-        reachable = bool(np.asarray(region.inside(np.array([mu]), np.array([sigma])))[0])
-        if reachable and not region.covered(np.array([mu]), np.array([sigma]))[0]:
-            return side, (float(mu), float(sigma))
-    return side, None
-
-
 def _sentence(found: Optimum) -> str:
     """The optimum in plain words."""
     doubt = ""
@@ -272,7 +215,10 @@ def _sentence(found: Optimum) -> str:
 
 
 def _verdict(found: Optimum) -> str:
-    place = f"mean perplexity {found.mu:.4g} and standard deviation {found.sigma:.4g}"
+    names = ("mean perplexity", "standard deviation")
+    if found.statistics == "log":
+        names = ("geometric mean perplexity", "geometric deviation")
+    place = f"{names[0]} {found.mu:.4g} and {names[1]} {found.sigma:.4g}"
     if found.kind == "flat":
         if found.effect_p > SIGNIFICANT:
             why = f"the runs' differences are explained without them as well (p = {found.effect_p:.2f})"

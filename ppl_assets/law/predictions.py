@@ -74,7 +74,8 @@ def law_curves(law: StoredLaw, trial_losses: pl.DataFrame) -> pl.DataFrame:
 def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.DataFrame:
     """Fitted against measured for every form that predicts, the chosen one first.
 
-    A form that reads sigma in two ways is shown once: as chosen, else with sigma as deviation.
+    A form that reads sigma in two ways is shown once: as chosen, else with sigma as deviation. Forms in log moments are
+    not shown: they are asked with other moments than the table has everywhere.
 
     Returns:
         Columns of ``plots.RESIDUAL_COLUMNS``.
@@ -82,7 +83,8 @@ def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.Da
     used = _measured(trial_losses).filter(~pl.col("is_warmup"))
     parts = []
     shown = (
-        fitted_law.filter((pl.col("sigma_kind") == "deviation") | pl.col("is_chosen"))
+        fitted_law.filter(pl.col("statistics").fill_null("raw") == "raw")
+        .filter((pl.col("sigma_kind") == "deviation") | pl.col("is_chosen"))
         .sort(~pl.col("is_chosen"), "loo_median_pct", "form", "link")
         .unique(["form", "link"], keep="first", maintain_order=True)
     )

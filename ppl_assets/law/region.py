@@ -101,6 +101,18 @@ class SearchRegion:
         planes = self._hull.equations
         return np.asarray((np.stack([u, v], axis=-1) @ planes[:, :2].T + planes[:, 2] <= 1e-9).all(axis=-1))
 
+    def distance(self, mu: float, sigma: float) -> float:
+        """How far a point lies outside the hull of the trials, log units; 0 inside.
+
+        The largest violation over the hull's sides: exact beside a side, at a corner up to 30 % less. Where the trials
+        lie on a line, the distance to the nearest trial.
+        """
+        at = np.log([mu, sigma])
+        if self._hull is None:
+            return float(np.hypot(np.log(self.mu) - at[0], np.log(self.sigma) - at[1]).min())
+        planes = self._hull.equations
+        return max(0.0, float((planes[:, :2] @ at + planes[:, 2]).max()))
+
     @cached_property
     def axes(self) -> tuple[FloatArray, FloatArray]:
         """[GRID] ln mu and [GRID] ln sigma over the hull's box."""

@@ -36,6 +36,13 @@ class BootstrapResult:
     failed: int
     confidence: float
 
+    @property
+    def status(self) -> Literal["complete", "partial", "failed"]:
+        """complete: at most one refit in twenty was dropped; failed: none is left."""
+        if not len(self.E):
+            return "failed"
+        return "complete" if self.failed <= 0.05 * (self.failed + len(self.E)) else "partial"
+
     def interval(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Percentile interval over the first axis of ``values`` [R, ...]."""
         tail = 50.0 * (1.0 - self.confidence)

@@ -30,7 +30,7 @@ def test_every_form_is_fitted_with_every_link(bowl):
 
 def test_the_true_form_is_chosen_and_the_reason_says_why(bowl):
     chosen = choose(bowl[2])
-    assert chosen.key == ("quadratic", "anchored", "deviation")
+    assert chosen.key == ("quadratic", "anchored", "deviation", "raw")
     assert "left-out runs" in chosen.choice_reason
     assert chosen.optimum.kind == "interior_bowl"
 
@@ -52,13 +52,13 @@ def test_one_form_is_marked_and_every_other_says_why_not(bowl):
 
 def test_the_papers_form_can_be_asked_for_and_the_price_is_said(bowl):
     chosen = choose(bowl[2], "paper")
-    assert chosen.key == ("paper", "paper", "deviation")
+    assert chosen.key == ("paper", "paper", "deviation", "raw")
     assert "would have been chosen" in chosen.choice_reason
 
 
 def test_the_papers_form_is_taken_with_the_reading_of_sigma_asked_for(bowl):
     chosen = choose(bowl[2], "paper", "variance")
-    assert chosen.key == ("paper", "paper", "variance")
+    assert chosen.key == ("paper", "paper", "variance", "raw")
     assert "sigma read as variance" in chosen.choice_reason
     assert [r.key for r in judged(bowl[2], chosen) if r.is_chosen] == [chosen.key]
 

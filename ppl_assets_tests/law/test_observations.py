@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from ppl_assets.law.observations import ObservationError, Observations, measured_noise
 from ppl_assets_tests.law.synthetic import GRID, TOKENS, trials
@@ -42,3 +45,21 @@ def test_measured_noise_finds_the_deviation_between_repeats():
 
 def test_without_repeats_there_is_no_measured_noise():
     assert measured_noise(trials("edge", regimes=GRID)) is None
+
+
+def test_in_logs_mu_and_sigma_are_the_geometric_mean_and_deviation():
+    obs = trials("edge")
+    chunks = np.random.default_rng(0).lognormal(5.0, 0.7, (len(obs), 50))
+    logs = np.log(chunks)
+    both = replace(obs, log_mu=logs.mean(axis=1), log_sigma=logs.std(axis=1))
+    np.testing.assert_allclose(both.in_logs().mu, stats.gmean(chunks, axis=1))
+    np.testing.assert_allclose(both.in_logs().sigma, stats.gstd(chunks, axis=1, ddof=0))
+    assert both.in_logs().statistics == "log"
+    assert both.without_run(3).log_mu is not None
+
+
+def test_log_moments_that_were_not_recorded_are_asked_for_in_words():
+    with pytest.raises(ObservationError, match="record them"):
+        trials("edge").in_logs()
+    with pytest.raises(ObservationError, match="together"):
+        replace(trials("edge"), log_mu=np.ones(len(trials("edge"))))

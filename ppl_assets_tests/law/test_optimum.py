@@ -123,6 +123,42 @@ def test_a_refused_fit_has_no_optimum():
     assert np.isnan(best.mu)
 
 
+def test_what_cannot_be_told_from_the_optimum_holds_it_and_grows_with_the_noise():
+    quiet, loud = found("quadratic bowl", noise=0.0005), found("quadratic bowl", noise=0.01)
+    for best in (quiet, loud):
+        assert best.equals.mu[0] <= best.mu <= best.equals.mu[1]
+        assert best.equals.sigma[0] <= best.sigma <= best.equals.sigma[1]
+        assert best.equals.edge.shape[1] == 2
+    assert quiet.equals.status == "place"
+    assert quiet.equals.share < loud.equals.share
+
+
+def test_where_only_tokens_matter_no_place_can_be_told_from_another():
+    obs = trials("nothing", run_noise=0.002, point_noise=0.001)
+    law = fit(obs, "no_interaction", "anchored")
+    best = find_optimum(law, SearchRegion.of(obs), bootstrap(obs, law, replicates=100), 0.3)
+    assert best.equals.status == "everywhere"
+
+
+def test_the_true_optimum_is_among_the_places_that_cannot_be_told_from_the_found_one():
+    _, _, _, c = TRUTHS["quadratic bowl"]
+    top = np.linalg.solve([[2 * c[3], c[4]], [c[4], 2 * c[5]]], [-c[1], -c[2]])
+    held = []
+    for seed in range(12):
+        obs = trials("quadratic bowl", run_noise=0.005, point_noise=0.005, seed=seed)
+        law, region = fit(obs, "quadratic", "anchored"), SearchRegion.of(obs)
+        best = find_optimum(law, region, bootstrap(obs, law, replicates=100), 0.0)
+        near = int(np.argmin(np.hypot(*(np.array(region.points) - top[:, None]))))
+        held.append(bool(best.equals.mask[near]))
+    assert np.mean(held) >= 0.85
+
+
+def test_how_far_a_place_lies_outside_the_trials_is_measured_in_logs():
+    region = SearchRegion(np.array([100.0, 100.0, 400.0, 400.0]), np.array([50.0, 250.0, 50.0, 250.0]))
+    assert region.distance(200.0, 100.0) == 0.0
+    assert region.distance(440.0, 100.0) == pytest.approx(np.log(1.1))
+
+
 def test_the_optimum_never_leaves_the_region():
     region = SearchRegion(np.array([100.0, 400.0, 200.0]), np.array([50.0, 60.0, 250.0]))
     for name in ("edge", "saddle", "quadratic bowl"):

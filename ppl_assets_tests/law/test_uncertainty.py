@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ppl_assets.law.fit import fit
-from ppl_assets.law.leave_out import leave_one_run_out, pairwise_accuracy, rank_correlation
+from ppl_assets.law.leave_out import held_out_largest, leave_one_run_out, pairwise_accuracy, rank_correlation
 from ppl_assets.law.observations import Observations
 from ppl_assets.law.uncertainty import akaike_weights, bootstrap, delta_interval, effect_p_value, noise_parts
 from ppl_assets_tests.law.synthetic import GRID, TRUTHS, trials, truth
@@ -28,6 +28,31 @@ def test_too_few_runs_to_leave_one_out_give_no_errors():
     left_out = leave_one_run_out(trials("edge", regimes=GRID[:3]), "no_interaction", "anchored")
     assert np.isnan(left_out.predicted).all()
     assert np.isnan(left_out.median_pct)
+
+
+def test_the_largest_token_count_is_predicted_from_the_smaller_ones():
+    largest = held_out_largest(trials("edge"), "no_interaction", "anchored")
+    assert largest.status == "complete"
+    assert len(largest.observed) == len(trials("edge").runs)
+    assert largest.factor == pytest.approx(16 ** (1 / 6))
+    assert largest.max_pct < 1e-6
+    assert largest.rank == pytest.approx(1.0)
+
+
+def test_the_held_out_points_do_not_enter_their_prediction():
+    obs = trials("edge", point_noise=0.002)
+    wild = np.where(obs.tokens == obs.tokens.max(), 1.02 * obs.loss, obs.loss)
+    again = Observations(obs.mu, obs.sigma, obs.tokens, wild, obs.run, 6.0)
+    calm = Observations(obs.mu, obs.sigma, obs.tokens, obs.loss, obs.run, 6.0)
+    predicted = [held_out_largest(o, "no_interaction", "anchored").predicted for o in (again, calm)]
+    np.testing.assert_array_equal(*predicted)
+
+
+def test_too_few_token_counts_give_no_prediction_of_the_largest_and_say_why():
+    obs = trials("edge")
+    last = held_out_largest(obs.subset(obs.tokens == obs.tokens.max()), "no_interaction", "anchored")
+    assert last.status == "refused"
+    assert "points" in last.reason
 
 
 def test_ranks_of_predictions():
