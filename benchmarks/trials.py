@@ -4,16 +4,16 @@
     python -m benchmarks.trials --json            # two cores, some minutes
     python -m benchmarks.trials --device cuda --model 0.5b --batch-tokens 16384 --json
 
-The bare step is forward, backward and AdamW on rows that are built beforehand, with the same attention and the same head and
-nothing around: no clipping, no look at the loss, no progress. Each of its steps is timed directly after the loop's own, on
-the same chunks, with a model and an optimizer of its own; the loop's seconds are those that it records. Reported is the
-median over the stretches between measurements. Needs torch, transformers, accelerate and safetensors alone.
+The bare step is forward, backward and AdamW on rows that are built beforehand, with the same attention and the same
+head and nothing around: no clipping, no look at the loss, no progress. Each of its steps is timed directly after the
+loop's own, on the same chunks, with a model and an optimizer of its own; the loop's seconds are those that it records.
+Reported is the median over the stretches between measurements. Needs torch, transformers, accelerate, safetensors.
 """
 
 import argparse
+import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -93,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             *given, Evaluator(held_out[:1], [], policy), device, 0, execution=execution,
             progress=lambda seen, *_rest, kept=seconds: kept.append(bare.take(seen // recipe.batch_tokens - 1)),
         )  # fmt: skip
-        for before, after in zip(points[1:], points[2:], strict=False):  # the first stretch warms the loop up
+        for before, after in itertools.pairwise(points[1:]):  # the first stretch warms the loop up
             first, last = (point.tokens // recipe.batch_tokens for point in (before, after))
             ratios.append(sum(seconds[first:last]) / (after.seconds - before.seconds))
             rates.append((after.tokens - before.tokens) / (after.seconds - before.seconds))
@@ -126,7 +126,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "repeats": arguments.repeats,
         "micro_tokens": arguments.micro_tokens,
         "gradient_checkpointing": arguments.gradient_checkpointing,
-        "trials_imported_the_platform": any(name in sys.modules for name in ("dagster", "polars", "duckdb")),
     }
 
 
