@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "transformers", "lm-eval", "evaluate", "vllm", "numpy")
+PACKAGES = ("torch", "transformers", "accelerate", "lm-eval", "evaluate", "vllm", "numpy")
 
 
 def note(text: str) -> None:

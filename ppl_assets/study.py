@@ -206,6 +206,22 @@ class TrialsSection(Section):
     batch_tokens: PositiveInt = Field(2048, description="Tokens a step.")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW weight decay.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm clip.")
+    micro_tokens: PositiveInt | None = Field(
+        None, description="Most tokens of one pass; empty: the whole step. Halved where memory runs out."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again instead of keeping them: less memory, a third more work."
+    )
+    decay_branches: int = Field(
+        0, ge=0, le=16, description="Measured counts from which a branch with a falling rate is trained as well."
+    )
+    decay_share: Share = Field(0.2, description="Length of such a branch, as a share of the tokens before it.")
+    lora_rank: int = Field(
+        0, ge=0, le=1024, description="Rank of adapters trained instead of the weights (needs peft); 0: the weights."
+    )
+    lora_learning_rate: PositiveFloat | None = Field(
+        None, description="Constant rate of adapters; empty: ten times learning_rate."
+    )
     # What follows decides which trials are run, not how one is: exclude keeps it out of the recipe, whose fingerprint
     # says which losses are comparable.
     mode: Literal["fixed", "sequential"] = Field(

@@ -300,6 +300,11 @@ TRIAL_LOSSES = LakeTable(
         Column("seconds", _REAL, "Training seconds so far, evaluation excluded."),
         Column("tokens_per_second", _REAL, "Training speed so far."),
         Column("status", _TEXT, "ok or diverged."),
+        Column("log_mu", _REAL, "Mean of ln perplexity of what was seen.", nullable=True),
+        Column("log_sigma", _REAL, "Its standard deviation.", nullable=True),
+        Column("branch", _TEXT, "trunk, or decay: a branch with a falling rate, not used in the fit.", nullable=True),
+        Column("micro_tokens", _INT, "Most tokens of one pass by then; empty: whole steps.", nullable=True),
+        Column("screening", _FLAG, "Adapters were trained, not the weights.", nullable=True),
     ),
 )
 
@@ -451,6 +456,9 @@ STRATEGY_LOSSES = LakeTable(
         Column("seconds", _REAL, "Training seconds so far."),
         Column("tokens_per_second", _REAL, "Training speed so far."),
         Column("status", _TEXT, "ok or diverged."),
+        Column("log_mu", _REAL, "Mean of ln perplexity of what was seen.", nullable=True),
+        Column("log_sigma", _REAL, "Its standard deviation.", nullable=True),
+        Column("micro_tokens", _INT, "Most tokens of one pass by then; empty: whole steps.", nullable=True),
     ),
 )
 

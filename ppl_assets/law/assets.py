@@ -39,6 +39,7 @@ from ppl_assets.tables import (
     TRIAL_LOSSES,
 )
 from ppl_assets.trials.assets import current_setting, trial_losses
+from ppl_assets.trials.training import on_trunk
 
 CODE_VERSION = "2"
 """Of forms, fit, uncertainty, optimum and choice."""
@@ -50,12 +51,13 @@ NEXT_CODE_VERSION = "1"
 def comparable_losses(study: Study, snapshot: Snapshot) -> pl.DataFrame:
     """Each trial's newest run, where it was measured under the present setting; of trials that left the design too.
 
-    The table keeps every run ever made; a run that an earlier design made under the same name is another run.
+    The table keeps every run ever made; a run that an earlier design made under the same name is another run. Points of
+    decay branches are at another rate and left out.
     """
     setting = current_setting(study, snapshot).setting_id
     newest = {commit.facts.get("trial_fingerprint", "") for commit in snapshot.commits("trial_losses").values()}
     rows = snapshot.read(TRIAL_LOSSES, where={"setting_id": setting})
-    return rows.filter(pl.col("trial_fingerprint").is_in(newest))
+    return rows.filter(pl.col("trial_fingerprint").is_in(newest) & on_trunk())
 
 
 def fitted_law_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:

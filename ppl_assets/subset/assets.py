@@ -39,9 +39,9 @@ from ppl_assets.tables import (
     SELECTIONS,
     STRATEGY_LOSSES,
 )
-from ppl_assets.trials.assets import train_subset
-from ppl_assets.trials.runner import measured_token_counts
-from ppl_assets.trials.training import RunSpool, Setting, study_setting
+from ppl_assets.trials.assets import checkpoints, train_subset
+from ppl_assets.trials.recipe import measured_token_counts
+from ppl_assets.trials.training import RunSpool, Setting, full_recipe, study_setting
 
 CODE_VERSION = "1"
 """Of target, selection, rivals, export and report."""
@@ -209,10 +209,10 @@ def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
 
 
 def _strategy_setting(study: Study, snapshot: Snapshot) -> Setting:
-    """The trials' recipe over the strategies' tokens."""
+    """The trials' recipe over the strategies' tokens; all weights are trained, since this is the proof."""
     tokens = study.strategies.tokens or int(snapshot.only_row(SELECTIONS)["tokens_target"])
     policy = study_policy(study, stored_base_model(snapshot))
-    return study_setting(study, snapshot, policy, tokens=tokens, points=study.strategies.points)
+    return study_setting(study, snapshot, policy, full_recipe(study, tokens, study.strategies.points))
 
 
 def _strategy_target(snapshot: Snapshot, strategy: str) -> Target:
@@ -314,13 +314,14 @@ def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunS
     if spooled is None:
         spooled = _train_seed(study, step, setting, subset, seed, name)
         runs.add(name, spooled)
+        checkpoints(study, step).of(name).remove()
     return spooled
 
 
 def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str) -> pl.DataFrame:
     """Train one seed; the law's prediction for what it saw stands beside each measurement."""
     rows = train_subset(study, step, setting, subset, seed, name, f"seed {seed}, ")
-    is_comparable = law_scorer(step.snapshot) == current_scorer(step.snapshot)
+    is_comparable = law_scorer(step.snapshot) == current_scorer(step.snapshot) and not study.trials.lora_rank
     law = chosen_law(step.snapshot.read(FITTED_LAW)) if is_comparable else None
     predicted: list[float | None] = [None] * rows.height
     if law is not None:

@@ -17,10 +17,29 @@ from ppl_assets.regimes.stored import trial_subset
 from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import TRIAL_LOSSES
-from ppl_assets.trials.training import Setting, TrainingError, point_rows, study_setting, token_ids_of, train
+from ppl_assets.trials.checkpoints import CheckpointFolder
+from ppl_assets.trials.lora import SCREENING
+from ppl_assets.trials.recipe import LAW_POINTS, Execution
+from ppl_assets.trials.training import (
+    EXECUTION,
+    Setting,
+    TrainingError,
+    decay_offset,
+    on_trunk,
+    point_rows,
+    serves_the_law,
+    study_setting,
+    token_ids_of,
+    train,
+)
 
 CODE_VERSION = "1"
 """Of the rows around a run; the training loop has a version of its own in the setting's fingerprint."""
+
+
+def checkpoints(study: Study, step: Step) -> CheckpointFolder:
+    """Where runs are saved on the way."""
+    return CheckpointFolder(study.storage.root / "spool" / "checkpoints", step.log)
 
 
 def current_setting(study: Study, snapshot: Snapshot) -> Setting:
@@ -55,7 +74,8 @@ def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition
     metadata=table_metadata(TRIAL_LOSSES),
     description=(
         "Test loss at several token counts of one short continual pre-training run from the base model's weights. "
-        "A trial whose subset, recipe, base model and test set are unchanged is never run twice."
+        "A trial whose subset, recipe, base model and test set are unchanged is never run twice; a killed one goes on "
+        "from its last checkpoint."
     ),
 )
 def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -77,6 +97,7 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
         commit = step.write(
             [step.lake.stage(TRIAL_LOSSES, rows, name)], inputs, fingerprint(rows["test_loss"].to_list())
         )
+        checkpoints(study, step).of(name).remove()
     return _trial_result(step, commit)
 
 
@@ -107,16 +128,18 @@ def train_subset(
         device,
         study.score.row_tokens,
         lambda seen, total, loss: progress.update(seen, total, f"{note}loss {loss:.3f}"),
+        Execution(**study.trials.model_dump(include=set(EXECUTION))),
+        checkpoints(study, step).of(name),
     )
     return point_rows(points, seed, setting, name)
 
 
 def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     where = {"trial_fingerprint": commit.facts["trial_fingerprint"]}
-    rows = step.lake.snapshot().read(TRIAL_LOSSES, where=where).sort("point")
-    last = rows.row(-1, named=True)
-    columns = ["tokens", "mu", "sigma", "test_loss", "general_loss", "is_warmup", "seconds", "status"]
-    metadata = {
+    rows = step.lake.snapshot().read(TRIAL_LOSSES, where=where).sort("point", "tokens")
+    last = rows.filter(on_trunk()).row(-1, named=True)
+    columns = ["branch", "tokens", "mu", "sigma", "test_loss", "general_loss", "is_warmup", "seconds", "status"]
+    metadata: dict[str, object] = {
         "test_loss": last["test_loss"],
         "tokens": last["tokens"],
         "tokens_per_second": round(last["tokens_per_second"], 1),
@@ -124,6 +147,10 @@ def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
         "status": last["status"],
         "points": dg.MetadataValue.md(as_markdown_table(rows.select(columns))),
     }
+    if (offset := decay_offset(rows)) is not None:
+        metadata["decay_offset"] = offset
+    if last["screening"]:
+        metadata["screening"] = SCREENING
     return step.result(commit, metadata, table=TRIAL_LOSSES, rows=rows.height)
 
 
@@ -139,11 +166,14 @@ def trial_learned(context: dg.AssetCheckExecutionContext, platform: Platform) ->
     if commit is None:
         return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="Not trained yet.")
     where = {"trial_fingerprint": commit.facts["trial_fingerprint"]}
-    rows = snapshot.read(TRIAL_LOSSES, where=where).sort("point")
+    rows = snapshot.read(TRIAL_LOSSES, where=where).filter(on_trunk()).sort("point")
     first, last = rows["test_loss"][0], rows["test_loss"][-1]
     diverged = (rows["status"] != "ok").any()
     if diverged:
-        sentence = "The run diverged: a loss was not finite. It is left out of the fit; lower trials.learning_rate."
+        sentence = (
+            "The run diverged: a loss was not finite, or twice that of the base model and of a guess. It is left out "
+            "of the fit; lower trials.learning_rate."
+        )
     else:
         verb = "fell" if last < first else "rose"
         sentence = f"Test loss {verb} from {first:.4f} to {last:.4f} nats a token over {rows['tokens'][-1]:,} tokens."
@@ -152,5 +182,21 @@ def trial_learned(context: dg.AssetCheckExecutionContext, platform: Platform) ->
     )
 
 
+@dg.asset_check(
+    asset=trial_losses,
+    partitions_def=TRIAL_PARTITIONS,
+    description=f"The run trained all weights and gives the law at least {LAW_POINTS} measurements after warm-up.",
+)
+def trial_serves_the_law(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """Count the measurements, and say where they are a screening."""
+    snapshot = platform.lake.snapshot()
+    commit = snapshot.latest("trial_losses", context.partition_key)
+    if commit is None:
+        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="Not trained yet.")
+    where = {"trial_fingerprint": commit.facts["trial_fingerprint"]}
+    passed, sentence = serves_the_law(snapshot.read(TRIAL_LOSSES, where=where))
+    return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, description=sentence)
+
+
 ASSETS = [trial_losses]
-CHECKS = [trial_learned]
+CHECKS = [trial_learned, trial_serves_the_law]

@@ -5,113 +5,22 @@ order, where results go. Losses are measured with the scorer of the perplexity s
 loss before any training is the base model's own.
 """
 
-import copy
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ppl_assets.perplexity.head import summed_nll
-from ppl_assets.perplexity.packing import build_rows, sequence
-from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.scorer import Scorer
-from ppl_assets.regimes import token_counts
-
-RUNNER_VERSION = "1"
-"""Raise it when a change here changes a loss; earlier trials are then of another setting."""
-
-ADAM_BETAS = (0.9, 0.95)
-"""Momentum terms usual for language models; 0.95 follows the gradient's scale in short runs."""
+from ppl_assets.trials.checkpoints import Checkpoint
+from ppl_assets.trials.points import Evaluator, Gauge, RunState, TrialPoint
+from ppl_assets.trials.recipe import Execution, TrialRecipe, branch_token_counts, measured_token_counts
+from ppl_assets.trials.trainer import State, Trainer
 
 Progress = Callable[[int, int, float], None]
 """Called with tokens seen, tokens in all, training loss of the step."""
-
-
-@dataclass(frozen=True)
-class TrialRecipe:
-    """How a trial trains; the same in every trial of a setting.
-
-    Attributes:
-        learning_rate: constant after warm-up.
-        warmup_share: share of the tokens over which the rate rises linearly.
-        batch_tokens: tokens a step; a step ends with the first chunk that reaches it.
-        weight_decay: AdamW decay of matrices; vectors are not decayed.
-        max_grad_norm: gradient norm clip.
-        tokens: tokens of the run, the largest D.
-        span: largest over smallest token count measured.
-        points: token counts measured.
-    """
-
-    learning_rate: float = 5e-4
-    warmup_share: float = 0.02
-    batch_tokens: int = 2048
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    tokens: int = 65_536
-    span: float = 16.0
-    points: int = 7
-
-
-@dataclass(frozen=True)
-class TrialPoint:
-    """One measurement.
-
-    Attributes:
-        point: number, 0 before any training.
-        tokens: chunk tokens seen, prefixes not counted.
-        mu: mean perplexity of the chunks seen; None at point 0.
-        sigma: its standard deviation (population); None at point 0.
-        test_loss: nats a token over all held-out domain tokens; NaN where the run diverged.
-        general_loss: the same on general text; None without such text.
-        is_warmup: the learning rate was still rising at the step before. Point 0 had none and is not warm-up.
-        seconds: training so far, evaluation excluded.
-        tokens_per_second: tokens / seconds.
-        status: ok, or diverged: a loss or gradient was not finite, the run ended there, and no loss is invented.
-    """
-
-    point: int
-    tokens: int
-    mu: float | None
-    sigma: float | None
-    test_loss: float
-    general_loss: float | None
-    is_warmup: bool
-    seconds: float
-    tokens_per_second: float
-    status: str
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """Held-out chunks and the policy under which their loss is taken.
-
-    Attributes:
-        test_chunks: int32 token arrays of the domain.
-        general_chunks: int32 token arrays of general text; may be empty.
-        policy: the scorer's.
-        row_tokens: places of one pass; None: as the device likes.
-    """
-
-    test_chunks: Sequence[np.ndarray]
-    general_chunks: Sequence[np.ndarray]
-    policy: ScorePolicy
-    row_tokens: int | None = None
-
-    def losses(self, scorer: Scorer) -> tuple[float, float | None]:
-        """Test and general loss: summed nll over summed tokens."""
-        general = scorer.score(self.general_chunks).mean_nll() if len(self.general_chunks) else None
-        return scorer.score(self.test_chunks).mean_nll(), general
-
-
-def measured_token_counts(recipe: TrialRecipe) -> list[int]:
-    """Token counts at which a run of this recipe is measured; see ``regimes.token_counts``."""
-    return token_counts.measured_token_counts(recipe.tokens, recipe.batch_tokens, recipe.span, recipe.points)
 
 
 def run_trial(
@@ -124,57 +33,99 @@ def run_trial(
     device: str = "cpu",
     prefix_id: int | None = None,
     progress: Progress | None = None,
-    fresh_copy: bool = True,
+    execution: Execution | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[TrialPoint]:
     """Train on the chunks in their order and measure on the way.
 
-    Two runs with the same arguments on the same machine and thread count give the same losses on CPU.
+    Two runs with the same arguments on the same machine and thread count give the same losses on CPU, and so does a run
+    that was killed and goes on from its checkpoint.
 
     Args:
-        model: the base model in float32; a copy is trained unless ``fresh_copy`` is off.
+        model: the base model in float32; a copy is trained.
         chunks: int32 token arrays in training order.
         ppl: float64 [chunks], their perplexities.
         recipe: the recipe.
-        seed: of dropout, where the model's configuration has any.
+        seed: of dropout, where the model's configuration has any, and of adapters.
         evaluate: held-out chunks.
         device: cpu, or cuda (bfloat16 autocast over float32 weights unless the policy says float32).
         prefix_id: token before every chunk, as in scoring; None: none.
         progress: called after each step.
-        fresh_copy: train a copy; off: the caller's model is trained, which saves its memory.
+        execution: how it is computed; None: whole steps, activations kept.
+        checkpoint: where the run is saved and goes on from; None: nowhere.
 
     Returns:
-        Point 0 and one point a measured count, fewer where the run diverged.
+        Point 0 and one point a measured count, fewer where the run diverged; each decay branch after the point it
+        starts from.
 
     Raises:
         ValueError: the chunks hold fewer tokens than the recipe less one step, or ``ppl`` has another length.
     """
     total = _check(chunks, ppl, recipe)
-    model = (copy.deepcopy(model) if fresh_copy else model).float().to(device)
-    scorer = Scorer(model, evaluate.policy, evaluate.row_tokens, device)
-    optimizer = _adamw(model, recipe)
-    due = [min(count, total) for count in measured_token_counts(recipe)]
-    points = [_measure(0, 0, np.empty(0), evaluate.losses(scorer), False, 0.0)]
-    used, seen, seconds = 0, 0, 0.0
+    found = checkpoint.load() if checkpoint else None
+    if found and found[0].is_over:
+        return found[0].points
+    trainer = Trainer(model, recipe, evaluate, prefix_id, device, execution, seed)
+    gauge = Gauge(evaluate, trainer.scorer, ppl, recipe)
+    counts, branches = [min(c, total) for c in measured_token_counts(recipe)], branch_token_counts(recipe, total)
     with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed)
-        for step in _steps([len(chunk) for chunk in chunks], recipe.batch_tokens, total):
-            began = time.perf_counter()
-            used, seen = used + len(step), seen + sum(len(chunks[i]) for i in step)
-            rising = seen < recipe.warmup_share * recipe.tokens
-            rate = recipe.learning_rate * (seen / (recipe.warmup_share * recipe.tokens) if rising else 1.0)
-            loss = _train_step(scorer, optimizer, [chunks[i] for i in step], prefix_id, rate, recipe.max_grad_norm)
-            seconds += time.perf_counter() - began
+        run = _resumed(trainer, *found) if found else RunState(points=[gauge.point(RunState())])
+        for step in list(_steps([len(chunk) for chunk in chunks], recipe.batch_tokens, total))[run.steps :]:
+            due = next(count for count in counts if count > run.tokens)
+            loss = _step(trainer, run, [chunks[i] for i in step], recipe.rate)
             if progress:
-                progress(seen, total, loss)
-            if not math.isfinite(loss):
-                points.append(_measure(len(points), seen, ppl[:used], (math.nan, None), rising, seconds))
+                progress(run.tokens, total, loss)
+            is_measured = run.tokens >= due or not math.isfinite(loss)
+            if is_measured:
+                run.points.append(gauge.point(run, "trunk", loss))
+                run.is_over = run.tokens >= total or run.points[-1].status != "ok"
+                if due in branches and not run.is_over:
+                    run.points.append(_decay_branch(trainer, gauge, run, chunks))
+            if checkpoint and (is_measured or checkpoint.is_due):
+                checkpoint.save(run, trainer)
+            if run.is_over:
                 break
-            if seen >= due[0]:
-                due = [count for count in due if count > seen]
-                points.append(_measure(len(points), seen, ppl[:used], evaluate.losses(scorer), rising, seconds))
-                if not due or points[-1].status != "ok":
-                    break
-    return points
+    return run.points
+
+
+def _step(trainer: Trainer, run: RunState, chunks: Sequence[np.ndarray], rate: Callable[[int], float]) -> float:
+    """Train one step at the rate of the tokens that will then be seen, and count it."""
+    began = time.perf_counter()
+    run.steps, run.chunks, run.tokens = run.steps + 1, run.chunks + len(chunks), run.tokens + sum(map(len, chunks))
+    loss = trainer.step(chunks, rate(run.tokens))
+    run.seconds, run.micro_tokens = run.seconds + time.perf_counter() - began, trainer.micro_tokens
+    return loss
+
+
+def _resumed(trainer: Trainer, run: RunState, tensors: State) -> RunState:
+    """Where the run was, with the trainer as it was then; of two limits on a pass the lower holds."""
+    trainer.restore(tensors)
+    trainer.micro_tokens = min(filter(None, [run.micro_tokens, trainer.micro_tokens]), default=None)
+    return run
+
+
+def _decay_branch(trainer: Trainer, gauge: Gauge, run: RunState, chunks: Sequence[np.ndarray]) -> TrialPoint:
+    """Train on from here while the rate falls as 1 - sqrt, measure, and go back to where the branch began.
+
+    The rate of a step is that of its middle, so that no step is at rate zero. Source: Hägele et al., "Scaling Laws and
+    Compute-Optimal Training Beyond Fixed Training Durations", arXiv 2405.18392.
+    """
+    recipe, kept, branch = gauge.recipe, trainer.state(), replace(run)
+    length, ahead, loss = max(1, int(recipe.decay_share * run.tokens)), chunks[run.chunks :], 0.0
+    for step in _steps([len(chunk) for chunk in ahead], recipe.batch_tokens, length):
+        before = branch.tokens
+
+        def rate(seen: int, before: int = before) -> float:
+            middle = ((before + seen) / 2.0 - run.tokens) / length
+            return recipe.learning_rate * (1.0 - math.sqrt(min(middle, 1.0)))
+
+        loss = _step(trainer, branch, [ahead[i] for i in step], rate)
+        if not math.isfinite(loss):
+            break
+    point = gauge.point(branch, "decay", loss)
+    trainer.restore(kept)
+    return point
 
 
 def _check(chunks: Sequence[np.ndarray], ppl: np.ndarray, recipe: TrialRecipe) -> int:
@@ -203,79 +154,3 @@ def _steps(lengths: Sequence[int], batch_tokens: int, total: int) -> Iterator[li
             step, boundary = [], (seen // batch_tokens + 1) * batch_tokens
         if seen >= total:
             return
-
-
-def _adamw(model: PreTrainedModel, recipe: TrialRecipe) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only; the fused kernel is 5 to 8 % of a small model's step faster."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=ADAM_BETAS, fused=True)
-
-
-def _train_step(
-    scorer: Scorer,
-    optimizer: torch.optim.AdamW,
-    chunks: Sequence[np.ndarray],
-    prefix_id: int | None,
-    rate: float,
-    clip: float,
-) -> float:
-    """One optimizer step on the mean loss over all tokens of ``chunks``; NaN, and no step, where it is not finite.
-
-    The chunks share one row, in which each attends to itself alone.
-    """
-    sequences = [sequence(chunk, prefix_id) for chunk in chunks]
-    lengths = [len(tokens) - 1 for tokens in sequences]
-    device, model, loss = scorer.device, scorer.model, 0.0
-    model.train()
-    for plan in scorer.plans(lengths, sum(lengths)):
-        rows = build_rows(plan, sequences)
-        targets = torch.from_numpy(rows.targets).to(device)  # [tokens]
-        hidden = scorer.hidden_states(rows, scorer.training_products)  # [tokens, hidden]
-        part = summed_nll(hidden, targets, scorer.training_head) / sum(lengths)
-        part.backward()
-        loss += float(part.detach())
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
-    if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
-        return math.nan
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss
-
-
-def _measure(
-    point: int, tokens: int, ppl: np.ndarray, losses: tuple[float, float | None], rising: bool, seconds: float
-) -> TrialPoint:
-    """A point from what was seen and measured."""
-    return TrialPoint(
-        point=point,
-        tokens=tokens,
-        mu=float(ppl.mean()) if len(ppl) else None,
-        sigma=float(ppl.std()) if len(ppl) else None,
-        test_loss=losses[0],
-        general_loss=losses[1],
-        is_warmup=rising,
-        seconds=seconds,
-        tokens_per_second=tokens / seconds if seconds else 0.0,
-        status="ok" if math.isfinite(losses[0]) else "diverged",
-    )
-
-
-def setting_id(
-    model_id: str, recipe: TrialRecipe, test_ids: Sequence[str], general_ids: Sequence[str], policy: ScorePolicy
-) -> str:
-    """Fingerprint of what must agree for two losses to be comparable: model, recipe, held-out chunks, policy, code."""
-    held_out = [sorted(test_ids), sorted(general_ids)]
-    content = [model_id, asdict(recipe), held_out, policy.scorer_id, RUNNER_VERSION]
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def trial_fingerprint(setting: str, subset_ids: Sequence[str], seed: int) -> str:
-    """Fingerprint of one trial: its setting, its chunks in order and its seed."""
-    content = json.dumps([setting, list(subset_ids), seed]).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -17,7 +17,11 @@ from ppl_assets.perplexity.held_out import held_out_chunks, token_arrays
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.study import Study
 from ppl_assets.tables import CHUNKS
-from ppl_assets.trials.runner import Evaluator, TrialPoint, TrialRecipe, run_trial, setting_id, trial_fingerprint
+from ppl_assets.trials.checkpoints import Checkpoint
+from ppl_assets.trials.lora import SCREENING
+from ppl_assets.trials.points import Evaluator, TrialPoint
+from ppl_assets.trials.recipe import LAW_POINTS, Execution, TrialRecipe, setting_id, trial_fingerprint
+from ppl_assets.trials.runner import run_trial
 
 
 class TrainingError(UserError, ValueError):
@@ -44,21 +48,37 @@ class Setting:
 
     def fingerprint(self, chunk_ids: Sequence[str], seed: int) -> str:
         """Fingerprint of one run: the same is never trained twice."""
-        return trial_fingerprint(self.setting_id, chunk_ids, seed)
+        return trial_fingerprint(self.setting_id, chunk_ids, seed, self.recipe)
 
 
-def study_setting(
-    study: Study, snapshot: Snapshot, policy: ScorePolicy, *, tokens: int | None = None, points: int | None = None
-) -> Setting:
-    """The setting of a study's trials, or with another length of the runs and another number of measurements.
+EXECUTION = ("micro_tokens", "gradient_checkpointing")
+"""Keys of ``[trials]`` that say how a run is computed, not what it is."""
+
+LORA_RATE = 10.0
+"""Rate of adapters over that of all weights, where the study gives none: adapters start at zero and want more."""
+
+
+def study_recipe(study: Study) -> TrialRecipe:
+    """The recipe of a study's trials."""
+    given = study.trials.model_dump(exclude={*EXECUTION, "lora_learning_rate"})
+    if study.trials.lora_rank:
+        given["learning_rate"] = study.trials.lora_learning_rate or LORA_RATE * study.trials.learning_rate
+    return TrialRecipe(**given)
+
+
+def full_recipe(study: Study, tokens: int, points: int) -> TrialRecipe:
+    """The recipe for another length of the runs, in which all weights are trained and the rate is constant."""
+    given = study.trials.model_dump(exclude={*EXECUTION, "lora_learning_rate", "lora_rank", "decay_branches"})
+    return TrialRecipe(**{**given, "tokens": tokens, "points": points})
+
+
+def study_setting(study: Study, snapshot: Snapshot, policy: ScorePolicy, recipe: TrialRecipe | None = None) -> Setting:
+    """The setting of a study's trials, or under another recipe.
 
     Raises:
         TrainingError: no test chunk is in the lake.
     """
-    trials = study.trials
-    recipe = TrialRecipe(
-        **{**trials.model_dump(), "tokens": tokens or trials.tokens, "points": points or trials.points}
-    )
+    recipe = recipe or study_recipe(study)
     corpora = study.corpus_partitions()
     test = held_out_chunks(snapshot, "test", corpora, study.held_out.test_tokens)
     general = held_out_chunks(snapshot, "general", corpora, study.held_out.general_tokens)
@@ -80,6 +100,8 @@ def train(
     device: str,
     row_tokens: int | None,
     progress: Callable[[int, int, float], None],
+    execution: Execution,
+    checkpoint: Checkpoint | None = None,
 ) -> list[TrialPoint]:
     """Train on ``chunks`` (chunk_id, ppl; in order) and measure under ``setting``."""
     evaluator = Evaluator(
@@ -95,6 +117,8 @@ def train(
         device,
         setting.policy.prefix_id,
         progress,
+        execution,
+        checkpoint,
     )
 
 
@@ -147,8 +171,49 @@ class RunSpool:
 
 def point_rows(points: Sequence[TrialPoint], seed: int, setting: Setting, fingerprint: str) -> pl.DataFrame:
     """Measurements as a table: the points' fields, with seed, setting and fingerprint."""
-    measured = {"mu": pl.Float64, "sigma": pl.Float64, "test_loss": pl.Float64, "general_loss": pl.Float64}
+    moments = ("mu", "sigma", "log_mu", "log_sigma", "test_loss", "general_loss")
+    measured = {**dict.fromkeys(moments, pl.Float64), "micro_tokens": pl.Int64}
     rows = pl.DataFrame([asdict(point) for point in points], schema_overrides=measured, infer_schema_length=None)
     return rows.with_columns(
-        seed=pl.lit(seed, pl.Int64), setting_id=pl.lit(setting.setting_id), trial_fingerprint=pl.lit(fingerprint)
+        seed=pl.lit(seed, pl.Int64),
+        setting_id=pl.lit(setting.setting_id),
+        trial_fingerprint=pl.lit(fingerprint),
+        screening=pl.lit(setting.recipe.lora_rank > 0),
     )
+
+
+def on_trunk() -> pl.Expr:
+    """Whether a measurement is of the run itself, not of a decay branch; rows from before there were any are."""
+    return pl.col("branch").fill_null("trunk") == "trunk"
+
+
+def serves_the_law(rows: pl.DataFrame) -> tuple[bool, str]:
+    """Whether one run gives the law what it should, and a sentence on it."""
+    used = rows.filter(on_trunk() & (pl.col("point") > 0) & ~pl.col("is_warmup") & (pl.col("status") == "ok")).height
+    sentence = f"{used} measurements after warm-up."
+    if used < LAW_POINTS:
+        sentence = (
+            f"{used} measurements after warm-up, {LAW_POINTS} are wanted: raise trials.points or trials.tokens, or "
+            "lower trials.warmup_share or trials.batch_tokens."
+        )
+    is_screening = bool(rows["screening"].any())
+    return used >= LAW_POINTS and not is_screening, f"{sentence} {SCREENING}" if is_screening else sentence
+
+
+def decay_offset(rows: pl.DataFrame) -> float | None:
+    """How much lower the test loss is after a decay branch than on the trunk at as many tokens, mean over branches.
+
+    The trunk is read between its measurements, linear in the logarithm of the tokens. It is not the law's.
+
+    Args:
+        rows: measurements of one run.
+
+    Returns:
+        Nats a token, positive where decay lowers the loss; None without a sound branch.
+    """
+    trunk = rows.filter(on_trunk() & (pl.col("point") > 0) & (pl.col("status") == "ok")).sort("tokens")
+    decayed = rows.filter(~on_trunk() & (pl.col("status") == "ok"))
+    if decayed.is_empty() or trunk.is_empty():
+        return None
+    there = np.interp(np.log(decayed["tokens"]), np.log(trunk["tokens"]), trunk["test_loss"])
+    return float(np.mean(there - decayed["test_loss"].to_numpy()))

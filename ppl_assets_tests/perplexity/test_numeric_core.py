@@ -11,6 +11,7 @@ CORE = [
     "ppl_assets.perplexity.oracle",
     "ppl_assets.perplexity.landscape",
     "ppl_assets.trials.runner",
+    "benchmarks.trials",
 ]
 
 

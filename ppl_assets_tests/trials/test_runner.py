@@ -11,28 +11,12 @@ from hypothesis import strategies as st
 
 from ppl_assets.perplexity.head import backbone_states, read_head, summed_nll
 from ppl_assets.perplexity.scorer import Scorer
-from ppl_assets.trials import runner
-from ppl_assets.trials.runner import (
-    Evaluator,
-    TrialRecipe,
-    measured_token_counts,
-    run_trial,
-    setting_id,
-    trial_fingerprint,
-)
+from ppl_assets.trials.points import Evaluator
+from ppl_assets.trials.recipe import LAW_POINTS, TrialRecipe, measured_token_counts, setting_id, trial_fingerprint
+from ppl_assets.trials.runner import run_trial
+from ppl_assets.trials.trainer import Trainer
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model
-
-RECIPE = TrialRecipe(learning_rate=3e-3, warmup_share=0.1, batch_tokens=64, tokens=1024, span=8.0, points=4)
-HELD_OUT = Evaluator(chunks_of([16, 16, 30], seed=8), chunks_of([16], seed=9), policy(), row_tokens=64)
-
-
-def run(chunks, recipe=RECIPE, seed=0, model=None, evaluate=HELD_OUT, **given):
-    ppl = np.arange(1.0, len(chunks) + 1)
-    return run_trial(model or tiny_model(), chunks, ppl, recipe, seed, evaluate, prefix_id=0, **given)
-
-
-def losses(points):
-    return [(point.tokens, point.test_loss, point.general_loss) for point in points]
+from ppl_assets_tests.trials.small import HELD_OUT, RECIPE, losses, run
 
 
 def test_two_runs_give_the_same_losses_to_the_last_bit():
@@ -69,6 +53,7 @@ def test_mu_and_sigma_are_of_the_chunks_seen_so_far():
     for point in run(chunks_of([16] * 64))[1:]:
         seen = np.arange(1.0, point.tokens / 16 + 1)
         assert (point.mu, point.sigma) == pytest.approx((seen.mean(), seen.std()))
+        assert (point.log_mu, point.log_sigma) == pytest.approx((np.log(seen).mean(), np.log(seen).std()))
 
 
 def test_a_last_step_that_is_not_full_is_counted_exactly():
@@ -78,18 +63,19 @@ def test_a_last_step_that_is_not_full_is_counted_exactly():
     assert [point.tokens for point in points[1:-1]] == [70, 200, 390]  # the chunk that reaches step 1, 3, 6
 
 
+def without_dropout(model):
+    model.eval()
+    model.train = lambda _mode=True: model  # gpt2 and opt have some in their configuration
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_mixed_lengths_train_as_if_each_chunk_were_alone(name):
     chunks, model = chunks_of([5, 9, 9, 21, 3, 40, 17]), tiny_model(name)
-    scorer = Scorer(model, policy())
-    rate_zero = torch.optim.SGD(model.parameters(), lr=0.0)
-    kept = {}
-    rate_zero.zero_grad = lambda **_given: (
-        kept.update({name: p.grad.clone() for name, p in model.named_parameters()}) or model.zero_grad()
-    )
-    model.eval()  # gpt2 and opt have dropout in their configuration, which this comparison does without
-    model.train = lambda: model
-    loss = runner._train_step(scorer, rate_zero, chunks, 0, 0.0, 1e9)
+    model.eval()
+    trainer = Trainer(model, RECIPE, HELD_OUT, prefix_id=0)
+    without_dropout(trainer._model)
+    loss = float(trainer.gradients(chunks))
+    ours = {key: parameter.grad for key, parameter in trainer._model.named_parameters()}
     total = sum(len(chunk) for chunk in chunks)
     alone = 0.0
     for chunk in chunks:
@@ -100,7 +86,7 @@ def test_mixed_lengths_train_as_if_each_chunk_were_alone(name):
         alone += float(part.detach())
     assert loss == pytest.approx(alone, rel=1e-5)
     for key, parameter in model.named_parameters():
-        torch.testing.assert_close(kept[key], parameter.grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(ours[key], parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "granite"])
@@ -133,8 +119,8 @@ def test_warm_up_points_are_flagged_and_point_0_is_not():
 
 def test_the_rate_rises_linearly_and_then_stays(monkeypatch):
     rates = []
-    inner = runner._train_step
-    monkeypatch.setattr(runner, "_train_step", lambda *given: rates.append(given[4]) or inner(*given))
+    inner = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, chunks, rate: rates.append(rate) or inner(self, chunks, rate))
     run(chunks_of([16] * 64), dataclasses.replace(RECIPE, warmup_share=0.25))
     assert rates[:5] == pytest.approx([RECIPE.learning_rate * share for share in (0.25, 0.5, 0.75, 1.0, 1.0)])
     assert set(rates[3:]) == {RECIPE.learning_rate}
@@ -147,6 +133,13 @@ def test_a_run_that_diverges_says_so_and_invents_no_loss():
     assert math.isnan(points[-1].test_loss)
     assert points[-1].tokens < RECIPE.tokens
     assert all(point.status == "ok" for point in points[:-1])
+
+
+def test_a_loss_that_is_finite_and_far_beyond_a_guess_counts_as_diverged_and_ends_the_run():
+    points = run(chunks_of([16] * 64), dataclasses.replace(RECIPE, learning_rate=1.0, warmup_share=0.0))
+    assert points[-1].status == "diverged"
+    assert 2.0 * points[0].test_loss < points[-1].test_loss < math.inf
+    assert points[-1].tokens < RECIPE.tokens
 
 
 def test_progress_counts_every_token_once_and_speed_is_recorded():
@@ -193,6 +186,11 @@ def test_counts_are_log_spaced_whole_steps_that_span_what_was_asked(whole, rest,
     assert len(counts) <= points
 
 
+def test_the_default_run_gives_the_law_six_measurements_after_warm_up():
+    recipe = TrialRecipe()
+    assert sum(not recipe.is_rising(count) for count in measured_token_counts(recipe)) >= LAW_POINTS == 6
+
+
 def test_the_fingerprints_hold_all_that_must_agree():
     def fingerprint(recipe=RECIPE, test=("a", "b"), general=("c",), chunks=("x", "y"), seed=1, model="m", **changes):
         return trial_fingerprint(setting_id(model, recipe, test, general, policy(**changes)), chunks, seed)
@@ -207,5 +205,10 @@ def test_the_fingerprints_hold_all_that_must_agree():
         fingerprint(seed=2),
         fingerprint(model="n"),
         fingerprint(window_tokens=32),
+        fingerprint(recipe=dataclasses.replace(RECIPE, lora_rank=4)),
     ]
-    assert len({base, *others}) == 8
+    assert len({base, *others}) == 9
+    branched = dataclasses.replace(RECIPE, decay_branches=2)
+    setting = setting_id("m", RECIPE, ["a"], [], policy())
+    assert setting_id("m", branched, ["a"], [], policy()) == setting  # the trunk is the same run
+    assert trial_fingerprint(setting, ["x"], 1, branched) != trial_fingerprint(setting, ["x"], 1, RECIPE)

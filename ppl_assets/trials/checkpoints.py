@@ -1,0 +1,129 @@
+"""Checkpoints of runs: written whole or not at all, read only where they are sound and of the very run.
+
+One file a run, safetensors and never pickle: weights in training, AdamW's two moments and the random numbers, with
+position and measurements in its header. It replaces the one before it, so a full run in float32 takes 12 bytes a
+parameter on disk, and twice that while one is written. A run that is over keeps its measurements alone.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ppl_assets.trials.points import RunState, TrialPoint
+from ppl_assets.trials.trainer import State, Trainer
+
+FORMAT = "1"
+"""Raise it when a checkpoint is written otherwise: earlier ones are then ignored."""
+
+MINUTES = 10.0
+"""A run is saved after every measurement, and whenever so much training is not saved yet."""
+
+KEPT_DAYS = 30.0
+"""A checkpoint that nobody has continued for so long belongs to a trial that is no longer wanted."""
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Checkpoint:
+    """The checkpoint of one run."""
+
+    def __init__(self, file: Path, fingerprint: str, say: Callable[[str], None] = lambda _: None) -> None:
+        """Name the file and the run; ``say`` is told, in one sentence, what a person should know."""
+        self.file, self.fingerprint, self._say = file, fingerprint, say
+        self._saved = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much training would be lost that it should be saved without a measurement."""
+        return time.monotonic() - self._saved > 60.0 * MINUTES
+
+    def load(self) -> tuple[RunState, State] | None:
+        """Where the run was and its tensors; None where there is no checkpoint, or none that can be trusted."""
+        if not self.file.is_file():
+            return None
+        try:
+            state, tensors = self._read()
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            self._say(f"checkpoint {self.file.name} is ignored and the run begins anew: {error}")
+            return None
+        self._say(f"the run goes on from its checkpoint at {state.tokens:,} tokens, {len(state.points)} measurements")
+        return state, tensors
+
+    def _read(self) -> tuple[RunState, State]:
+        with safe_open(self.file, "pt") as held:
+            header = json.loads(held.metadata()["run"])
+            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
+        if (header["format"], header["fingerprint"]) != (FORMAT, self.fingerprint):
+            raise ValueError("it is of another run")
+        if header["sum"] != _checksum(tensors):
+            raise ValueError("its content has changed since it was written")
+        points = [TrialPoint(**point) for point in header["state"].pop("points")]
+        return RunState(**header["state"], points=points), tensors
+
+    def save(self, state: RunState, trainer: Trainer) -> None:
+        """Replace the checkpoint. Where that fails the run goes on without, and says so."""
+        began = time.monotonic()
+        tensors = {"none": torch.zeros(1)} if state.is_over else trainer.state()
+        header = {"format": FORMAT, "fingerprint": self.fingerprint, "sum": _checksum(tensors), "state": asdict(state)}
+        partial = self.file.with_suffix(".part")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, {"run": json.dumps(header)})
+            _flush(partial)
+            size = partial.stat().st_size
+            partial.replace(self.file)
+            _flush(self.file.parent)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            self._say(f"the run is not saved and cannot be resumed from here ({error}); make room in {partial.parent}")
+        else:
+            self._saved = time.monotonic()
+            if state.steps and len(state.points) == 2:
+                took = self._saved - began
+                self._say(f"a checkpoint takes {size / 1e6:,.1f} MB in {self.file.parent} and {took:.2f} s")
+
+    def remove(self) -> None:
+        """The run's measurements are kept elsewhere now."""
+        self.file.unlink(missing_ok=True)
+        self.file.with_suffix(".part").unlink(missing_ok=True)
+
+
+class CheckpointFolder:
+    """The checkpoints of a study's runs, by fingerprint."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        """Name the folder, and drop what nobody continued in :data:`KEPT_DAYS`."""
+        self.folder, self._say = folder, say
+        for file in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+            if time.time() - file.stat().st_mtime > KEPT_DAYS * 86_400.0:
+                file.unlink(missing_ok=True)
+
+    def of(self, fingerprint: str) -> Checkpoint:
+        """The checkpoint of one run, which need not exist."""
+        return Checkpoint(self.folder / f"{fingerprint}.safetensors", fingerprint, self._say)
+
+
+def _checksum(tensors: State) -> dict[str, int]:
+    """Sum of the bytes of each tensor, read as whole numbers: as fast as memory, and moved by any flipped bit."""
+    return {name: _sum_of_words(value) for name, value in tensors.items()}
+
+
+def _sum_of_words(value: Tensor) -> int:
+    return int(value.reshape(-1).view(_WORDS[value.element_size()]).sum(dtype=torch.int64))
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

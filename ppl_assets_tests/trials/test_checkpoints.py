@@ -1,0 +1,156 @@
+"""A run that was killed goes on where it was and ends with the same losses; what cannot be trusted is not used."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ppl_assets.trials import checkpoints
+from ppl_assets.trials.checkpoints import CheckpointFolder
+from ppl_assets.trials.recipe import Execution
+from ppl_assets.trials.trainer import Trainer
+from ppl_assets_tests.perplexity.tiny import tiny_model
+from ppl_assets_tests.trials.small import FINGERPRINT, RECIPE, killed_in_the_middle, losses, resumable, run
+
+KILL = {
+    "in_the_middle_of_a_step": ("trainer.Trainer.step = after(6, trainer.Trainer.step)", 256),
+    "while_measuring": ("runner.Gauge.point = after(3, runner.Gauge.point)", 256),
+    "half_a_checkpoint_written": (
+        """
+        def torn(tensors, file, header):
+            whole(tensors, file, header)
+            if len(header["run"]) > 0 and next(calls, None) is None:
+                Path(file).write_bytes(Path(file).read_bytes()[:999])
+                die()
+        whole, calls = checkpoints.save_file, iter(range(2))
+        checkpoints.save_file = torn
+        """,
+        256,
+    ),
+    "before_a_checkpoint_has_its_name": ("Path.replace = after(1, Path.replace)", 128),
+    "after_a_checkpoint_has_its_name": ("checkpoints._flush = after(3, checkpoints._flush)", 256),
+    "between_measurements": (
+        "checkpoints.MINUTES = 0.0\ntrainer.Trainer.step = after(11, trainer.Trainer.step)",
+        11 * 64,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return losses(resumable(tmp_path_factory.mktemp("undisturbed")))
+
+
+@pytest.mark.parametrize("moment", KILL)
+def test_a_run_killed_at_any_moment_ends_with_the_losses_of_an_undisturbed_one(tmp_path, undisturbed, moment):
+    program, saved = KILL[moment]
+    killed_in_the_middle(tmp_path, program, "resumable(Path({folder}))")
+    said, seen = [], []
+    points = resumable(tmp_path, said=said, progress=lambda tokens, *_rest: seen.append(tokens))
+    assert losses(points) == undisturbed
+    assert said[0].startswith(f"the run goes on from its checkpoint at {saved:,} tokens")
+    assert seen[0] == saved + 64  # what was saved is not trained again
+
+
+def test_checkpoints_change_nothing(undisturbed):
+    assert losses(run(model=tiny_model("gpt2"))) == undisturbed
+
+
+def test_a_run_that_is_over_is_not_trained_again_and_keeps_its_measurements_alone(tmp_path, monkeypatch):
+    points = resumable(tmp_path)
+    assert (tmp_path / "run.safetensors").stat().st_size < 8_000
+    monkeypatch.setattr(Trainer, "__init__", None)  # would fail if it were made
+    assert resumable(tmp_path) == points
+
+
+def test_only_the_last_checkpoint_is_kept_and_its_size_is_told_once(tmp_path, monkeypatch):
+    kept, told = [], []
+    save = checkpoints.Checkpoint.save
+    monkeypatch.setattr(
+        checkpoints.Checkpoint, "save", lambda *given: (save(*given), kept.append(sorted(tmp_path.iterdir())))
+    )
+    resumable(tmp_path, said=told)
+    assert kept == [[tmp_path / "run.safetensors"]] * 4
+    assert [sentence.split(" in ")[0] for sentence in told] == ["a checkpoint takes 0.4 MB"]
+
+
+def half_done(folder):
+    """A checkpoint in the middle of the run."""
+
+    class EnoughError(Exception):
+        pass
+
+    def stop(tokens, *_rest):
+        if tokens > 512:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        resumable(folder, progress=stop)
+    return folder / "run.safetensors"
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-5000] ^= 1
+    file.write_bytes(content)
+
+
+def rename(file):
+    with safe_open(file, "pt") as held:
+        header, tensors = held.metadata(), {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
+    save_file(tensors, file, {"run": header["run"].replace(FINGERPRINT, "e" * 32)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "begins anew"),
+        (flip, "has changed since"),
+        (rename, "of another run"),
+        (Path.unlink, "takes 0.4 MB"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_trusted_is_ignored_with_a_sentence(tmp_path, undisturbed, damage, reason):
+    damage(half_done(tmp_path))
+    said = []
+    assert losses(resumable(tmp_path, said=said)) == undisturbed
+    assert reason in said[0]
+
+
+def test_a_disk_that_is_full_does_not_end_the_run(tmp_path, undisturbed, monkeypatch):
+    def full(*_given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    said = []
+    assert losses(resumable(tmp_path, said=said)) == undisturbed
+    assert all("No space left" in sentence and "make room" in sentence for sentence in said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_nobody_continued_for_a_month_is_dropped(tmp_path):
+    old, new = CheckpointFolder(tmp_path).of("old"), CheckpointFolder(tmp_path).of("new")
+    for checkpoint in (old, new):
+        save_file({"none": torch.zeros(1)}, checkpoint.file)
+    long_ago = time.time() - 31 * 86_400
+    os.utime(old.file, (long_ago, long_ago))
+    CheckpointFolder(tmp_path)
+    assert [file.stem for file in tmp_path.iterdir()] == ["new"]
+    new.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lower_of_two_limits_on_a_pass_holds_after_a_kill(tmp_path):
+    half_done(tmp_path)
+    points = resumable(tmp_path, execution=Execution(micro_tokens=32))
+    assert [point.micro_tokens for point in points] == [None, None, None, None, 32]
+    assert dataclasses.asdict(RECIPE)["tokens"] == points[-1].tokens
