@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ppl_assets.errors import UserError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 LabelArray = NDArray[Any]
 MaskArray = NDArray[np.bool_]
 
@@ -108,7 +109,7 @@ class Observations:
         return np.unique(self.run)
 
     @property
-    def run_index(self) -> NDArray[np.int64]:
+    def run_index(self) -> IntArray:
         """[n] place of each point's run in :attr:`runs`."""
         return np.unique(self.run, return_inverse=True)[1].reshape(-1).astype(np.int64)
 

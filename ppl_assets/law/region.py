@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from ppl_assets.law.forms import FORMS, SigmaKind
-from ppl_assets.law.observations import FloatArray, MaskArray, Observations
+from ppl_assets.law.observations import FloatArray, IntArray, MaskArray, Observations
 
 Reachable = Callable[[FloatArray, FloatArray], MaskArray]
 
@@ -182,3 +182,8 @@ class Slopes:
         """[..., M, 2, 2] Hessian of g."""
         uu, uv, vv = c @ self.uu.T, c @ self.uv.T, c @ self.vv.T
         return np.stack([np.stack([uu, uv], axis=-1), np.stack([uv, vv], axis=-1)], axis=-2)
+
+    def of_each(self, c: FloatArray, at: IntArray) -> tuple[FloatArray, FloatArray]:
+        """[R, 2] gradient and [R, 2, 2] Hessian of R surfaces, coefficients [R, k], each at its own point of [M]."""
+        u, v, uu, uv, vv = ((c * columns[at]).sum(axis=1) for columns in (self.u, self.v, self.uu, self.uv, self.vv))
+        return np.stack([u, v], axis=-1), np.stack([np.stack([uu, uv], axis=-1), np.stack([uv, vv], axis=-1)], axis=-2)

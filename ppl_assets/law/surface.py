@@ -78,10 +78,8 @@ class Peaks:
 def peaks(slopes: Slopes, coefficients: FloatArray, region: SearchRegion) -> Peaks:
     """Highest grid points of surfaces with coefficients [R, k], moved by one Newton step where they are bowls."""
     u, v = region.points
-    rows = np.arange(len(coefficients))
     best = (coefficients @ slopes.value.T).argmax(axis=1)
-    gradient = slopes.gradient(coefficients)[rows, best]
-    hessian = slopes.hessian(coefficients)[rows, best]
+    gradient, hessian = slopes.of_each(coefficients, best)
     determinant = hessian[:, 0, 0] * hessian[:, 1, 1] - hessian[:, 0, 1] ** 2
     scale = np.square(hessian).sum(axis=(1, 2))
     definite = (hessian[:, 0, 0] < 0) & (determinant > 1e-12 * scale)
