@@ -6,12 +6,13 @@
 
 The bare step is forward, backward and AdamW on rows that are built beforehand, with the same attention and the same
 head and nothing around: no clipping, no look at the loss, no progress. Each of its steps is timed directly after the
-loop's own, on the same chunks, with a model and an optimizer of its own; the loop's seconds are those that it records.
-Reported is the median over the stretches between measurements. Needs torch, transformers, accelerate, safetensors.
+loop's own, on the same chunks, with a model and an optimizer of its own. Reported is the median ratio of their times,
+by the wall's clock and by the processors', which a crowded machine moves less.
+
+Needs torch, transformers, accelerate and safetensors alone.
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import tempfile
@@ -30,7 +31,7 @@ from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.trials.checkpoints import Checkpoint
 from ppl_assets.trials.points import Evaluator, RunState
-from ppl_assets.trials.recipe import Execution, TrialRecipe
+from ppl_assets.trials.recipe import Execution, TrialRecipe, measured_token_counts
 from ppl_assets.trials.runner import run_trial
 from ppl_assets.trials.trainer import ADAM_BETAS, Trainer
 
@@ -41,11 +42,27 @@ EVALUATED_SHARE = 0.4
 """Held-out tokens over tokens of a run, as in the default study."""
 
 
+Times = tuple[float, float]
+"""Seconds on the wall, and of all processors this process had; on a crowded machine only the second says much."""
+
+
+def now(device: torch.device) -> Times:
+    """The moment at which all work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def between(began: Times, ended: Times) -> Times:
+    """The time from one moment to another."""
+    return ended[0] - began[0], ended[1] - began[1]
+
+
 class BareStep:
     """Forward, backward and AdamW on one packed row a step."""
 
     def __init__(self, scorer: Scorer, chunks: list[np.ndarray], batch_tokens: int) -> None:
-        self._scorer, self._seconds = scorer, 0.0
+        self._scorer = scorer
         sequences, size = [sequence(chunk, 0) for chunk in chunks], batch_tokens // CHUNK
         steps = [sequences[at : at + size] for at in range(0, len(sequences), size)]
         plans = [scorer.plans([len(tokens) - 1 for tokens in step], batch_tokens)[0] for step in steps]
@@ -54,22 +71,37 @@ class BareStep:
         self._optimizer = torch.optim.AdamW(scorer.model.parameters(), lr=1e-6, betas=ADAM_BETAS, fused=True)
         scorer.model.train()
 
-    def take(self, number: int) -> float:
-        """Take a step and return its seconds."""
+    def take(self, number: int) -> None:
+        """Take a step."""
         scorer, targets = self._scorer, self._targets[number]
-        _wait(scorer.device)
-        began = time.perf_counter()
         hidden = scorer.hidden_states(self._rows[number], scorer.training_products)
         (summed_nll(hidden, targets, scorer.training_head) / len(targets)).backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        _wait(scorer.device)
-        return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+class Turns:
+    """Takes a bare step after each of the loop's, as its progress callback, and keeps the times of both.
+
+    A step of the loop lasts from the end of the bare one before it; steps behind a measurement are left out.
+    """
+
+    def __init__(self, bare: BareStep, device: torch.device, recipe: TrialRecipe) -> None:
+        self.loop: list[Times] = []
+        self.bare: list[Times] = []
+        self._step, self._device, self._batch = bare, device, recipe.batch_tokens
+        self._measured = {0, *measured_token_counts(recipe)}
+        self._ended = now(device)
+
+    def __call__(self, seen: int, _total: int, _loss: float) -> None:
+        """Told of a step of the loop."""
+        began = now(self._device)
+        self._step.take(seen // self._batch - 1)
+        ended = now(self._device)
+        if seen - self._batch not in self._measured:
+            self.loop.append(between(self._ended, began))
+            self.bare.append(between(began, ended))
+        self._ended = ended
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,31 +118,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     bare = BareStep(Scorer(random_model(shape, device, "float32"), policy, device=device), chunks, recipe.batch_tokens)
     for number in range(3):
         bare.take(number)  # what only a first step does is nobody's speed
-    ratios, rates = [], []
+    turns = Turns(bare, torch.device(device), recipe)
     for repeat in range(arguments.repeats):
-        seconds: list[float] = []
-        points = run_trial(
-            *given, Evaluator(held_out[:1], [], policy), device, 0, execution=execution,
-            progress=lambda seen, *_rest, kept=seconds: kept.append(bare.take(seen // recipe.batch_tokens - 1)),
-        )  # fmt: skip
-        for before, after in itertools.pairwise(points[1:]):  # the first stretch warms the loop up
-            first, last = (point.tokens // recipe.batch_tokens for point in (before, after))
-            ratios.append(sum(seconds[first:last]) / (after.seconds - before.seconds))
-            rates.append((after.tokens - before.tokens) / (after.seconds - before.seconds))
-        note(f"repeat {repeat}: {rates[-1]:,.0f} tokens/s, {statistics.median(ratios):.3f} of the bare step")
+        points = run_trial(*given, Evaluator(held_out[:1], [], policy), device, 0, turns, execution)
+        note(f"repeat {repeat}: {statistics.median(ratios(turns, 0)):.3f} of the bare step so far")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "run.safetensors", "benchmark", note)
         began = time.perf_counter()
         run_trial(*given, Evaluator(held_out, [], policy), device, 0, execution=execution, checkpoint=checkpoint)
         whole = tokens / (time.perf_counter() - began)
         saved = checkpoint_times(Trainer(model, recipe, Evaluator(held_out, [], policy), 0, device), chunks, checkpoint)
-    rate, ratio = statistics.median(rates), statistics.median(ratios)
+    wall, processor = (statistics.quantiles(ratios(turns, clock), n=4) for clock in (0, 1))
+    rate = recipe.batch_tokens / statistics.median(seconds for seconds, _processor in turns.loop)
     return {
-        "of_bare_step": round(ratio, 3),
-        "of_bare_step_low": round(min(ratios), 3),
-        "of_bare_step_high": round(max(ratios), 3),
-        "stretches": len(ratios),
-        "of_bare_step_with_evaluation": round(whole * ratio / rate, 3),
+        "of_bare_step": round(wall[1], 3),
+        "of_bare_step_quartiles": [round(wall[0], 3), round(wall[2], 3)],
+        "of_bare_step_processor": round(processor[1], 3),
+        "of_bare_step_processor_quartiles": [round(processor[0], 3), round(processor[2], 3)],
+        "steps_compared": len(turns.loop),
+        "of_bare_step_with_evaluation": round(whole * wall[1] / rate, 3),
         "tokens_per_s": round(rate, 1),
         "tokens_per_s_with_evaluation": round(whole, 1),
         **saved,
@@ -129,6 +155,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def ratios(turns: Turns, clock: int) -> list[float]:
+    """Time of each bare step over that of the loop's step before it; clock 0 is the wall's, 1 the processors'."""
+    return [bare[clock] / loop[clock] for bare, loop in zip(turns.bare, turns.loop, strict=True)]
+
+
 def checkpoint_times(trainer: Trainer, chunks: list[np.ndarray], checkpoint: Checkpoint) -> dict[str, float]:
     """Seconds to save and to resume, and bytes on disk, once there are moments to save."""
     trainer.step(chunks[:2], 1e-6)
@@ -136,12 +167,12 @@ def checkpoint_times(trainer: Trainer, chunks: list[np.ndarray], checkpoint: Che
     for _ in range(3):
         began = time.perf_counter()
         checkpoint.save(RunState(steps=1, chunks=2, tokens=2 * CHUNK), trainer)
-        between = time.perf_counter()
+        saved = time.perf_counter()
         found = checkpoint.load()
         assert found is not None
         trainer.restore(found[1])
-        saving.append(between - began)
-        resuming.append(time.perf_counter() - between)
+        saving.append(saved - began)
+        resuming.append(time.perf_counter() - saved)
     return {
         "checkpoint_seconds": round(statistics.median(saving), 3),
         "resume_seconds": round(statistics.median(resuming), 3),
