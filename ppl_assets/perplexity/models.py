@@ -87,6 +87,10 @@ def resolve_base_model(
     return _described(source, folder, revision or weights, weights)
 
 
+NARROW = frozenset({"float16", "bfloat16"})
+"""Dtypes that only matrix products have."""
+
+
 def load_model(
     base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
 ) -> PreTrainedModel:
@@ -103,7 +107,7 @@ def load_model(
     disable_progress_bar()
     model, loaded = AutoModelForCausalLM.from_pretrained(
         base.path,
-        dtype=torch.float32 if dtype == "float32" else "auto",
+        dtype="auto" if dtype in {"auto", *NARROW} else getattr(torch, dtype),
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -116,7 +120,7 @@ def load_model(
             f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; "
             "give a complete checkpoint"
         )
-    if dtype in {"float16", "bfloat16"}:
+    if dtype in NARROW:
         narrow_products(model, getattr(torch, dtype))
     return model.to(device).eval()
 
