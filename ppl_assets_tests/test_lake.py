@@ -148,7 +148,7 @@ def test_a_table_of_another_version_is_refused_with_what_to_do(lake):
 def test_a_lake_of_an_earlier_version_gets_the_columns_that_may_be_empty_and_keeps_its_rows(lake):
     policy = {"scorer_id": "s", "model_id": "m", "tokenizer_id": "t", "first_token": "bos", "prefix_id": 1}
     policy |= {"window_tokens": 64, "dtype": "float32", "attention": "sdpa", "code_version": "2"}
-    late = ["device", "shares_rows", "torch_version", "transformers_version", "package_version"]
+    late = ["device", "shares_rows", "torch_version", "transformers_version", "package_version", "tokens_per_second"]
     row = {**policy, **dict.fromkeys(late)}
     lake.commit([lake.stage(SCORERS, pl.DataFrame([row], schema=pl.Schema(SCORERS.schema)), "s")], provenance())
     with lake.cursor() as cursor:

@@ -56,6 +56,7 @@ def test_in_fixed_mode_nothing_is_proposed(finished_study):
     assert len(registered(finished_study)) == DESIGNED
 
 
+@pytest.mark.timeout(900)  # two whole runs
 def test_a_run_repeats_trials_law_and_proposals_until_the_budget_ends(sequential):
     outcomes = sequential.run()
     now = snapshot(sequential)
