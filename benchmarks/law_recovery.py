@@ -143,11 +143,12 @@ def recovered(studies: list[Study]) -> dict[str, Any]:
 def _part(studies: list[Study]) -> dict[str, Any]:
     """Figures of one noise or one truth."""
     chosen = [f"{form}, {link}" for form, link in (s.chosen for s in studies)]
+    formed = [s for s in studies if s.known.form != "d_only"]
     return {
         "coverage_90": _mean([s.covered for s in studies]),
         "regret_pct_median": round(float(np.median([s.regret_pct for s in studies])), 4),
         "regret_pct_median_true_form": round(float(np.median([s.regret_true_pct for s in studies])), 4),
-        "form_recovered": _mean([s.chosen[0] == s.known.form for s in studies]),
+        "form_recovered": _mean([s.chosen[0] == s.known.form for s in formed]),
         "bowls": _mean([s.kind in BOWL_KINDS for s in studies]),
         "bowls_true_form": _mean([s.kind_true in BOWL_KINDS for s in studies]),
         "chosen": {name: chosen.count(name) for name in sorted(set(chosen))},
