@@ -16,6 +16,7 @@ from ppl_assets.automation.run import RunError
 from ppl_assets.automation.summary import lineage_table, summary
 from ppl_assets.corpus.assets import stored_test_set
 from ppl_assets.corpus.leaks import Overlap
+from ppl_assets.law.assets import comparable_losses
 from ppl_assets.perplexity import scoring
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.tables import (
@@ -32,6 +33,7 @@ from ppl_assets.tables import (
     TRIAL_LOSSES,
 )
 from ppl_assets.trials import assets as trials_assets
+from ppl_assets.trials.trainer import Trainer
 
 
 def table(study, name):
@@ -276,6 +278,38 @@ def test_a_trial_is_not_trained_again_when_a_setting_returns(study, monkeypatch)
     monkeypatch.delenv("PPL__TRIALS__LEARNING_RATE")
     monkeypatch.setattr(trials_assets, "train", None)  # would fail if it were called
     assert study.materialize("run_trial", trial).success
+
+
+def test_a_killed_trial_goes_on_and_its_decay_branches_stay_out_of_the_law(study, monkeypatch):
+    before = comparable_losses(study.platform.study, study.platform.lake.snapshot())
+    trial = before["trial"][0]
+    monkeypatch.setenv("PPL__TRIALS__DECAY_BRANCHES", "2")  # another run of the same setting
+    steps, step = [], Trainer.step
+
+    def die_at_the_twentieth(trainer, chunks, rate):
+        if len(steps) == 20:
+            raise KeyboardInterrupt
+        steps.append(rate)
+        return step(trainer, chunks, rate)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Trainer, "step", die_at_the_twentieth)
+        assert not study.materialize("run_trial", trial).success
+    saved = study.platform.root / "spool" / "checkpoints"
+    assert len(list(saved.iterdir())) == 1
+    monkeypatch.setattr(Trainer, "step", lambda *given: steps.append(1) or step(*given))
+    result = study.materialize("run_trial", trial)
+    assert not list(saved.iterdir())
+    assert len(steps) == 20 + 24 + 4  # killed in the branch at 16 steps, it went on from 8: 24 of 32, and that branch
+    metadata = result.asset_materializations_for_node("trial_losses")[0].metadata
+    assert isinstance(metadata["decay_offset"].value, float)
+    rows = table(study, TRIAL_LOSSES).filter(pl.col("trial") == trial)
+    assert rows["branch"].value_counts().sort("branch").rows() == [("decay", 2), ("trunk", 12)]  # two runs of six
+    after = comparable_losses(study.platform.study, study.platform.lake.snapshot())
+    columns = ["trial", "point", "setting_id", "tokens", "test_loss", "log_mu", "branch"]
+    assert after.select(columns).sort(columns[:2]).equals(before.select(columns).sort(columns[:2]))
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert "5 measurements after warm-up, 6 are wanted" in checks["trial_serves_the_law"].description
 
 
 def test_materializing_before_what_is_above_says_what_to_do(study, monkeypatch):
