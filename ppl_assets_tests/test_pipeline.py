@@ -92,7 +92,8 @@ def test_trials_share_one_run_across_token_counts(finished_study):
 
 def test_every_form_of_the_law_is_fitted_and_one_is_chosen(finished_study):
     law = table(finished_study, FITTED_LAW)
-    assert set(law["form"]) == {"d_only", "no_interaction", "paper", "scale_free", "quadratic"}
+    with_surface = {"no_interaction", "paper", "scale_free", "quadratic"}
+    assert set(law["form"]) == {"d_only", *with_surface, *(f"log_{form}" for form in with_surface)}
     assert set(law["link"]) == {"paper", "anchored"}
     assert law["is_chosen"].sum() == 1
     assert all(law["optimum_sentence"].str.len_chars() > 20)
