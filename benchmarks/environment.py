@@ -1,12 +1,14 @@
-"""What a benchmark says besides its figures: on which machine, with which packages, and notes on the way."""
+"""What every benchmark says: on which machine, with which packages, notes on the way, and its figures."""
 
 import contextlib
 import io
+import json
 import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,3 +49,12 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def print_figures(figures: dict[str, Any], as_json: bool) -> None:
+    """Print figures as JSON, or a line each."""
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    for key, value in figures.items():
+        print(f"{key:30} {value}")

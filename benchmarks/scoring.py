@@ -11,10 +11,9 @@ benchmark. How it is timed is in ``timing.py``, who the rivals are in ``rivals.p
 """
 
 import argparse
-import json
 from typing import Any
 
-from benchmarks.environment import note
+from benchmarks.environment import note, print_figures
 from benchmarks.models import LONGEST, SHAPES, chunk_lengths, random_scorer
 from benchmarks.report import report
 from benchmarks.rivals import NAMES, rivals
@@ -73,11 +72,7 @@ def main() -> None:
     """Measure and print."""
     arguments = _arguments()
     found = measure(arguments)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
-    for key, value in found.items():
-        print(f"{key:30} {value}")
+    print_figures(found, arguments.json)
 
 
 if __name__ == "__main__":

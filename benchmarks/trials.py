@@ -13,7 +13,6 @@ Needs torch, transformers, accelerate and safetensors alone.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.environment import device_name, note, versions
+from benchmarks.environment import device_name, note, print_figures, versions
 from benchmarks.models import LONGEST, SHAPES, random_chunks, random_model
 from ppl_assets.perplexity.head import summed_nll
 from ppl_assets.perplexity.packing import build_rows, sequence
@@ -197,11 +196,7 @@ def main() -> None:
     arguments.steps = arguments.steps or (16 if arguments.quick else 24)
     arguments.repeats = arguments.repeats or (1 if arguments.quick else 2)
     found = measure(arguments)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
-    for key, value in found.items():
-        print(f"{key:30} {value}")
+    print_figures(found, arguments.json)
 
 
 if __name__ == "__main__":

@@ -328,12 +328,7 @@ class Lake:
         Raises:
             LakeError: the transaction lost every race; nothing was changed.
         """
-        retrying = Retrying(
-            retry=retry_if_exception(_is_conflict),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.05, max=5.0),
-            reraise=True,
-        )
+        retrying = _retrying(5.0)
         try:
             return retrying(self._commit_once, writes, provenance)
         except duckdb.Error as error:
@@ -415,13 +410,17 @@ class Lake:
             added += [(table, column) for column in late]
         missing = [table for table in TABLES.values() if table.name not in stored]
         if missing or added or "lineage" not in stored:
-            create = Retrying(
-                retry=retry_if_exception(_is_conflict),
-                stop=stop_after_attempt(_ATTEMPTS),
-                reraise=True,
-                wait=wait_random_exponential(multiplier=0.05, max=2.0),
-            )
-            create(_create, connection, missing, added)
+            _retrying(2.0)(_create, connection, missing, added)
+
+
+def _retrying(longest_wait: float) -> Retrying:
+    """Tries again what lost a race against another writer, after at most ``longest_wait`` seconds each time."""
+    return Retrying(
+        retry=retry_if_exception(_is_conflict),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.05, max=longest_wait),
+        reraise=True,
+    )
 
 
 def _create(

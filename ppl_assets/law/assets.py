@@ -19,11 +19,11 @@ from ppl_assets.perplexity.assets import perplexity_landscape
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.regimes.assets import (
     judge_moments,
-    measured_prefixes,
     regime_partitions,
     register_trials,
     selection_tokens,
 )
+from ppl_assets.regimes.cost import measured_prefixes
 from ppl_assets.regimes.pool import read_pool
 from ppl_assets.regimes.stored import all_trials, design_version, proposals
 from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata

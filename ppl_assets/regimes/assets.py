@@ -9,12 +9,11 @@ from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import perplexity_landscape
 from ppl_assets.perplexity.stored import content_versions
-from ppl_assets.regimes.cost import budget_problem, cost_of_trials
+from ppl_assets.regimes.cost import budget_problem, cost_of_trials, measured_prefixes
 from ppl_assets.regimes.design import STEADY, Trial, build_trials, face_grid
 from ppl_assets.regimes.pool import Pool, read_pool, trial_rows
 from ppl_assets.regimes.reachable import ReachableRegion
 from ppl_assets.regimes.stored import all_trials, design
-from ppl_assets.regimes.token_counts import measured_token_counts
 from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import (
@@ -43,12 +42,6 @@ LEAST_SPAN = 16.0
 ANCHORS = {"corpus": "candidates", "target": "test"}
 """Extra trials beside the grid: name to the landscape scope whose moments they have. The first is what random selection
 gives, the second what matching the test set gives: a law that is right there is right about the rivals to fear."""
-
-
-def measured_prefixes(study: Study) -> list[int]:
-    """Token counts at which a trial is measured."""
-    trials = study.trials
-    return measured_token_counts(trials.tokens, trials.batch_tokens, trials.span, trials.points)
 
 
 def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:

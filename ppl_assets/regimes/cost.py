@@ -95,16 +95,21 @@ def cost_of_trials(study: Study, snapshot: Snapshot, trials: pl.DataFrame | None
     return TrialCost(rows.height, trained, evaluated, seconds, speed.source)
 
 
+def measured_prefixes(study: Study) -> list[int]:
+    """Token counts at which a trial is measured."""
+    trials = study.trials
+    return measured_token_counts(trials.tokens, trials.batch_tokens, trials.span, trials.points)
+
+
 def evaluation_tokens(study: Study, snapshot: Snapshot) -> int:
     """Held-out tokens that one trial scores: test and general text, at every token count and before any training."""
-    trials, corpora = study.trials, study.corpus_partitions()
-    counts = measured_token_counts(trials.tokens, trials.batch_tokens, trials.span, trials.points)
+    corpora = study.corpus_partitions()
     wanted = {"test": study.held_out.test_tokens, "general": study.held_out.general_tokens}
     held_out = sum(
         int(held_out_chunks(snapshot, split, corpora, tokens)["tokens"].list.len().sum())
         for split, tokens in wanted.items()
     )
-    return (len(counts) + 1) * held_out
+    return (len(measured_prefixes(study)) + 1) * held_out
 
 
 def measured_speed(study: Study, snapshot: Snapshot) -> Speed | None:

@@ -19,7 +19,8 @@ from ppl_assets.perplexity.assets import base_model, perplexity_landscape
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.perplexity.stored import content_versions, stored_base_model, study_policy
 from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
-from ppl_assets.regimes.assets import measured_prefixes, selection_tokens
+from ppl_assets.regimes.assets import selection_tokens
+from ppl_assets.regimes.cost import measured_prefixes
 from ppl_assets.regimes.pool import Pool, read_pool
 from ppl_assets.regimes.sampler import Target
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
