@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from benchmarks.environment import device_name, note, versions
-from benchmarks.models import SHAPES, chunk_lengths, random_chunks, random_model, random_scorer
+from benchmarks.models import DTYPES, SHAPES, chunk_lengths, random_chunks, random_model, random_scorer
 from benchmarks.timing import NOMINAL_H100, Rival, Times, take_turns, warm_up
 from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import ModelError
 
-DTYPES = {"cpu": "float32", "cuda": "float16"}
 ROOM = 1.1
 """Memory that a model is taken to need, over that of its weights."""
 

@@ -12,6 +12,9 @@ from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.precision import narrow_products
 from ppl_assets.perplexity.scorer import Scorer
 
+DTYPES = {"cpu": "float32", "cuda": "float16"}
+"""What a scorer multiplies in by default."""
+
 CONTEXT = 4096
 LONGEST = 2_048
 """Tokens of the longest chunk."""

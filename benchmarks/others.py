@@ -118,7 +118,7 @@ def vllm_prompt_logprobs(
         engine = LLM(
             model=folder,
             skip_tokenizer_init=True,
-            dtype="bfloat16",
+            dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=longest + 2,  # with the prefix and the generated token
             gpu_memory_utilization=memory,
         )

@@ -19,7 +19,7 @@ from ppl_assets.perplexity.packing import fixed_width, plan_rows
 from ppl_assets.perplexity.scorer import ROW_TOKENS, Scorer
 from ppl_assets.perplexity.speed import CEILING_SIZE
 
-HEAD_ROWS = 2_048
+HEAD_ROWS = 4_096
 
 
 def report(

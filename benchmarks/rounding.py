@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -83,7 +84,10 @@ def nats_per_token(model: PreTrainedModel, ids: Tensor, head: Tensor, kind: Kind
 
 
 def measure(weights: Path, text: Path, chunks: int, tokens: int) -> dict[str, object]:
-    """Errors of every kind against float32, in nats a token and relative to the mean and variance of perplexity."""
+    """Errors of every kind against float32, in nats a token and relative to the mean and variance of perplexity.
+
+    Rank disagreement is one less Spearman's correlation.
+    """
     with tempfile.TemporaryDirectory() as folder:
         base = resolve_base_model(str(weights), "main", None, Path(folder), None)
         tokenizer, exact = load_tokenizer(base.path), Kind("")
@@ -114,6 +118,7 @@ def _errors(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         "median_nats": np.median(apart),
         "mean_of_ppl": abs(ppl.mean() / true_ppl.mean() - 1.0),
         "variance_of_ppl": abs(ppl.var() / true_ppl.var() - 1.0),
+        "rank_disagreement": 1.0 - spearmanr(ppl, true_ppl).statistic,
     }
     return {name: float(f"{value:.2g}") for name, value in errors.items()}
 

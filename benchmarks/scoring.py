@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 from benchmarks.environment import note, print_figures
-from benchmarks.models import LONGEST, SHAPES, chunk_lengths, random_scorer
+from benchmarks.models import DTYPES, LONGEST, SHAPES, chunk_lengths, random_scorer
 from benchmarks.report import report
 from benchmarks.rivals import NAMES, rivals
 from benchmarks.timing import Times, take_turns, warm_up
@@ -25,7 +25,7 @@ SLOW = {"sorted_padded_small_corpus", "lm_eval_batch_1"}
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The whole table as JSON keys."""
-    dtype = "bfloat16" if arguments.device == "cuda" else "float32"
+    dtype = DTYPES[arguments.device]
     lengths = chunk_lengths(arguments.chunks, longest=LONGEST)
     scorer = random_scorer(arguments.model, arguments.device, dtype, arguments.row_tokens, arguments.compile)
     note(f"{arguments.model} on {arguments.device}: {len(lengths)} chunks, {int(lengths.sum()):,} tokens")
@@ -48,7 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", choices=SHAPES, help="shape of the random model; default 42m, --quick 27m")
-    parser.add_argument("--chunks", type=int, help="chunks scored; default 96, --quick 32")
+    parser.add_argument("--chunks", type=int, help="chunks scored; default 96 (CUDA 1,024), --quick 32")
     parser.add_argument("--repeats", type=int, help="repeats, even for as many first turns each; default 2, --quick 1")
     parser.add_argument("--row-tokens", type=int, default=None, help="tokens of one pass; default: as the device likes")
     parser.add_argument("--asset-tokens", type=int, help="tokens of the asset's corpus; 0: do not measure it")
@@ -57,14 +57,15 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.model = arguments.model or ("27m" if quick else "42m")
-    arguments.chunks = arguments.chunks or (32 if quick else 96)
+    cuda = arguments.device == "cuda"
+    arguments.chunks = arguments.chunks or (32 if quick else 1_024 if cuda else 96)
     arguments.repeats = arguments.repeats or (1 if quick else 2)
-    arguments.evaluate_chunks = min(arguments.chunks, 16 if quick else 32)
+    arguments.evaluate_chunks = min(arguments.chunks, 16 if quick else 256 if cuda else 32)
     if arguments.against is None:
         arguments.against = [name for name in NAMES if not (quick and name in SLOW)]
-    arguments.asset_model = "27m" if arguments.device == "cpu" else arguments.model
-    if arguments.asset_tokens is None:
-        arguments.asset_tokens = 95_000 if quick else 100_000
+    arguments.asset_model = arguments.model if cuda else "27m"
+    if arguments.asset_tokens is None:  # enough for Dagster's second to be a small part
+        arguments.asset_tokens = 95_000 if quick else 4_000_000 if cuda else 100_000
     return arguments
 
 

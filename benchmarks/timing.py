@@ -27,8 +27,8 @@ STEADY_SECONDS = 0.75
 thrown away, and the ceiling is what is reached in three quarters of a second after them."""
 
 WARM_CHUNKS = 16
-BFLOAT16_ROUNDING = 2.0**-8
-"""Rounding to 8 significant bits is off by this share at most."""
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Rounding to 8 and to 11 significant bits is off by these shares at most."""
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,18 @@ def compare(rival: Rival, found: np.ndarray, ours: np.ndarray, dtype: str) -> No
 def tolerance(tokens: np.ndarray, dtype: str, low_sums: bool) -> np.ndarray:
     """How far apart, relatively, two sums over these many tokens may be; float64 [chunks].
 
-    float32: 1e-4. In bfloat16 both sides hold the same weights, and differ in how activations, logits and, in some,
-    losses are rounded. A token's loss is off by about one rounding of itself at most; over T tokens such errors, of
-    either sign, leave a share that falls with the root of T: four roundings over that root is what no chunk should
-    reach. Whoever also rounds the sum to bfloat16 is off by one rounding more whatever T; for the rest an eighth of
-    one is left for what the tokens of a chunk have in common.
+    float32: 1e-4. In a narrower dtype both sides hold the same weights, and differ in how activations, logits and, in
+    some, losses are rounded. A token's loss is off by about one rounding of itself at most; over T tokens such errors,
+    of either sign, leave a share that falls with the root of T: four roundings over that root is what no chunk should
+    reach. Whoever also rounds the sum to it is off by one rounding more whatever T; for the rest an eighth of one is
+    left for what the tokens of a chunk have in common.
 
-    Seen on CPU with random models, in roundings over the root of T: sorted batches and lm-eval up to 0.04, float32 with
-    the same weights up to 0.2. Evaluate's procedure was off by up to 0.0037 of the sum. Mistakes are larger: chunks
-    that see their neighbour are off by 7 in the mean square and by 17 at most (1 million parameters), a chunk of 300
-    tokens that loses one by 15.
+    Seen on CPU in bfloat16 with random models, in roundings over the root of T: sorted batches and lm-eval up to 0.04,
+    float32 with the same weights up to 0.2. Evaluate's procedure was off by up to 0.0037 of the sum. Mistakes are
+    larger: chunks that see their neighbour are off by 7 in the mean square and by 17 at most (1 million parameters), a
+    chunk of 300 tokens that loses one by 15.
     """
     if dtype == "float32":
         return np.full(len(tokens), 1e-4)
-    common = BFLOAT16_ROUNDING if low_sums else BFLOAT16_ROUNDING / 8.0
-    return 4.0 * BFLOAT16_ROUNDING / np.sqrt(tokens) + common
+    one = ROUNDING[dtype]
+    return 4.0 * one / np.sqrt(tokens) + (one if low_sums else one / 8.0)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.environment import device_name, note, print_figures, versions
-from benchmarks.models import LONGEST, SHAPES, random_chunks, random_model
+from benchmarks.models import DTYPES, LONGEST, SHAPES, random_chunks, random_model
 from ppl_assets.perplexity.head import summed_nll
 from ppl_assets.perplexity.packing import build_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
@@ -110,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = TrialRecipe(1e-6, 0.02, arguments.batch_tokens, tokens=tokens, span=arguments.steps / 2.0, points=7)
     chunks = random_chunks([CHUNK] * (tokens // CHUNK), shape.vocabulary)
     held_out = random_chunks([CHUNK] * max(1, int(EVALUATED_SHARE * tokens) // CHUNK), shape.vocabulary, seed=2)
-    policy = ScorePolicy("bos", 0, LONGEST, "float16" if device == "cuda" else "float32", "sdpa", "random", "random")
+    policy = ScorePolicy("bos", 0, LONGEST, DTYPES[device], "sdpa", "random", "random")
     model = random_model(shape, device, "float32")
     given = (model, chunks, np.full(len(chunks), 20.0), recipe, 0)
     execution = Execution(arguments.micro_tokens, arguments.gradient_checkpointing)

@@ -41,7 +41,7 @@ from ppl_assets.tables import (
 from ppl_assets.trials.assets import current_setting, trial_losses
 from ppl_assets.trials.training import on_trunk
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Of forms, fit, uncertainty, optimum and choice."""
 
 NEXT_CODE_VERSION = "1"

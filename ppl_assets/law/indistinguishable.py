@@ -68,8 +68,8 @@ class Spread:
     """What the refits say about an optimum; nan where there are none.
 
     Attributes:
-        mu: interval of its mean perplexity.
-        sigma: interval of its standard deviation.
+        mu: interval of its mean perplexity over refits, widened to hold it: on an edge an optimum moves one way only.
+        sigma: the same of its standard deviation.
         loss: interval of the loss predicted there, nats a token.
         regret_pct: median regret over refits, % of loss.
         regret_bound_pct: its 95 % quantile.
@@ -117,8 +117,8 @@ def spread_over_refits(
     best = np.minimum(losses.min(axis=1), chosen)
     regret = 100.0 * (chosen / best - 1.0)
     return Spread(
-        mu=_ends(boot, np.exp(tops.u)),
-        sigma=_ends(boot, np.exp(tops.v)),
+        mu=_around(float(here[0][0]), _ends(boot, np.exp(tops.u))),
+        sigma=_around(float(here[1][0]), _ends(boot, np.exp(tops.v))),
         loss=_ends(boot, chosen),
         regret_pct=float(np.median(regret)),
         regret_bound_pct=float(np.quantile(regret, BOUND)),
@@ -164,6 +164,10 @@ def _surrounded(region: SearchRegion, mask: MaskArray) -> MaskArray:
     wide = np.pad(cells, 1)
     inner = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
     return np.asarray(inner[region.cells])
+
+
+def _around(value: float, interval: Interval) -> Interval:
+    return min(value, interval[0]), max(value, interval[1])
 
 
 def _ends(boot: BootstrapResult, values: FloatArray) -> Interval:

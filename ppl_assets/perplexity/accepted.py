@@ -22,9 +22,12 @@ def check_chunks(chunks: Sequence[np.ndarray], policy: ScorePolicy, context_leng
         vocabulary: its ids are 0 to this less one.
 
     Raises:
-        ScoringError: a chunk is longer than the window or context, starts with the prefix itself, or holds an id
-            outside the vocabulary.
+        ScoringError: a chunk is longer than the window or context, starts with the prefix itself, or holds something
+            else than integers, or an id outside the vocabulary.
     """
+    for number, chunk in enumerate(chunks):
+        if len(chunk) and not np.issubdtype(chunk.dtype, np.integer):
+            raise ScoringError(f"chunk {number} holds {chunk.dtype} values; token ids are integers, give int32")
     prefix = policy.prefix_id
     lengths = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
     fed = lengths - (prefix is None)  # the last token is predicted, not fed

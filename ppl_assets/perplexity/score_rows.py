@@ -3,6 +3,7 @@
 Belongs here: the table's derived columns, and the spool in which finished batches wait for the partition's one commit.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def score_rows(chunks: pl.DataFrame, scores: Scores, corpus: str, scorer_id: str
 class ScoreSpool:
     """Finished batches of one partition under one scorer, kept until they are committed.
 
-    A killed run leaves whole files only: a batch is written beside its name and renamed.
+    A killed run leaves whole files only, and so does lost power: a batch is written beside its name, to the disk, and
+    renamed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +69,10 @@ class ScoreSpool:
         """Keep one batch."""
         name = f"{len(list(self.folder.glob('*.parquet'))):06d}.parquet"
         partial = self.folder / f"{name}.part"
-        rows.write_parquet(partial)
+        with partial.open("wb") as file:
+            rows.write_parquet(file)
+            file.flush()
+            os.fsync(file.fileno())
         partial.rename(self.folder / name)
 
     def rows(self) -> pl.DataFrame:

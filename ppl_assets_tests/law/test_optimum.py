@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,18 @@ def test_a_bowl_is_interior_when_the_refits_agree(name):
     assert 0 <= best.regret_pct <= best.regret_bound_pct < 0.1
     assert best.predicted_interval[0] < best.predicted_loss < best.predicted_interval[1]
     assert best.side == ""
+
+
+def test_an_interval_holds_its_optimum_even_where_every_refit_lies_elsewhere():
+    obs = trials("edge")
+    law = fit(obs, "scale_free", "anchored")
+    refits = bootstrap(obs, law, replicates=20)
+    elsewhere = replace(refits, coefficients=np.tile(-law.coefficients, (20, 1)), E=np.full(20, law.E))
+    best = find_optimum(law, SearchRegion.of(obs), elsewhere)
+    plain = find_optimum(law, SearchRegion.of(obs), refits)
+    assert best.mu_interval[0] <= best.mu <= best.mu_interval[1]
+    assert best.sigma_interval[0] <= best.sigma <= best.sigma_interval[1]
+    assert best.mu_interval[1] > 2 * plain.mu_interval[1]
 
 
 def test_without_refits_a_bowl_is_at_most_weak():

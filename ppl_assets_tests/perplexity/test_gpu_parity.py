@@ -14,6 +14,7 @@ from ppl_assets.perplexity import attention
 from ppl_assets.perplexity.landscape import moments
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.precision import narrow_products
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model, tiny_model64
@@ -67,6 +68,16 @@ def test_the_variable_length_kernel_is_used_and_agrees_with_one_document_at_a_ti
     monkeypatch.setattr(attention, "_varlen_takes", lambda *_given: False)
     split = Scorer(load_model(trained, dtype="float16"), given, device="cuda").score(chunks)
     np.testing.assert_allclose(fused.log_ppl, split.log_ppl, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mistral"])
+def test_windows_and_caps_in_narrow_products_agree_with_the_oracle(name):
+    chunks = chunks_of([64, 50, 20, 20, 33, 60])
+    model = tiny_model(name)
+    narrow_products(model, torch.float16)
+    scorer = Scorer(model, policy(dtype="float16"), row_tokens=256, device="cuda")
+    expected = [oracle_nll(tiny_model64(name), chunk, policy()) for chunk in chunks]
+    np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=1e-3)
 
 
 def test_a_compiled_model_agrees(trained):

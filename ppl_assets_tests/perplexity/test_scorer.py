@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ppl_assets.perplexity import attention
@@ -29,7 +30,7 @@ from ppl_assets_tests.perplexity.tiny import (
     tiny_model64,
 )
 
-ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt", "mixtral"]
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "granite", "opt", "mistral", "mixtral"]
 SCORERS = {}
 
 
@@ -242,8 +243,9 @@ def test_a_loss_that_is_not_finite_has_no_score():
         (np.ones(CONTEXT + 1, np.int32), "65 tokens"),
         (np.array([0, 3, 4], np.int32), "starts with token 0"),
         (np.array([3, VOCABULARY], np.int32), "outside 0 to 96"),
+        (np.array([3.0, 4.5]), "chunk 2 holds float64 values"),
     ],
-    ids=["too_long", "bos_twice", "foreign_token"],
+    ids=["too_long", "bos_twice", "foreign_token", "not_integers"],
 )
 def test_an_impossible_chunk_is_refused_before_anything_is_scored(chunk, message):
     done = []
@@ -327,6 +329,26 @@ def test_all_logits_never_exist_at_once(monkeypatch):
         np.testing.assert_allclose(scorer.score(chunks).nll, oracle(name, chunks), rtol=1e-6)
         assert max(rows for rows, _ in seen) == 10
         assert {entries for _, entries in seen} == {7, VOCABULARY % 7}
+
+
+def test_a_tile_of_logits_takes_few_operations():
+    """A GPU waits for every one of them, some hundred tiles a pass."""
+
+    class Counting(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+            self.calls += not function.is_view
+            return function(*args, **(kwargs or {}))
+
+    def calls(vocabulary):
+        head = head_module.Head(torch.randn(vocabulary, 16), None, 1.0, None, torch.float32)
+        with Counting() as counting:
+            head_module.token_nll(torch.randn(8, 16), torch.arange(8), head)
+        return counting.calls
+
+    _, entries = head_module.TILES["cpu"]
+    assert (calls(9 * entries) - calls(4 * entries)) / 5 == 6  # product, own logit, highest, difference, exp, sum
 
 
 def resolved(**changes):

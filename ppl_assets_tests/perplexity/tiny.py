@@ -16,6 +16,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     OPTConfig,
@@ -70,6 +72,8 @@ def random_model(name: str, weights: int, hidden: int = 32, layers: int = 2) -> 
                     **wide, head_dim=8, sliding_window=8, final_logit_softcapping=5.0, attn_implementation="eager"
                 )
             )
+        case "mistral":  # every layer sees a window
+            model = MistralForCausalLM(MistralConfig(**wide, sliding_window=8))
         case "granite":  # divides its logits
             model = GraniteForCausalLM(GraniteConfig(**wide, logits_scaling=4.0))
         case "mixtral":  # experts
