@@ -48,7 +48,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", choices=SHAPES, help="shape of the random model; default 42m, --quick 27m")
-    parser.add_argument("--chunks", type=int, help="chunks scored; default 96 (CUDA 1,024), --quick 32")
+    parser.add_argument("--chunks", type=int, help="chunks scored; default 96 (CUDA 1,024), --quick 24")
     parser.add_argument("--repeats", type=int, help="repeats, even for as many first turns each; default 2, --quick 1")
     parser.add_argument("--row-tokens", type=int, default=None, help="tokens of one pass; default: as the device likes")
     parser.add_argument("--asset-tokens", type=int, help="tokens of the asset's corpus; 0: do not measure it")
@@ -58,9 +58,9 @@ def _arguments() -> argparse.Namespace:
     quick = arguments.quick
     arguments.model = arguments.model or ("27m" if quick else "42m")
     cuda = arguments.device == "cuda"
-    arguments.chunks = arguments.chunks or (32 if quick else 1_024 if cuda else 96)
+    arguments.chunks = arguments.chunks or (24 if quick else 1_024 if cuda else 96)
     arguments.repeats = arguments.repeats or (1 if quick else 2)
-    arguments.evaluate_chunks = min(arguments.chunks, 16 if quick else 256 if cuda else 32)
+    arguments.evaluate_chunks = min(arguments.chunks, 8 if quick else 256 if cuda else 32)
     if arguments.against is None:
         arguments.against = [name for name in NAMES if not (quick and name in SLOW)]
     arguments.asset_model = arguments.model if cuda else "27m"

@@ -179,7 +179,7 @@ def _row_nll(hidden: Tensor, targets: Tensor, head: Head, buffer: Tensor, entrie
 
 
 class _SummedNll(torch.autograd.Function):
-    """Summed NLL whose gradients are taken block by block while the logits are at hand."""
+    """Summed NLL whose gradients are taken block by block while the logits are at hand; a frozen head gets none."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head) -> Tensor:
@@ -187,8 +187,8 @@ class _SummedNll(torch.autograd.Function):
             buffer = _buffer(hidden, head, BLOCK_ROWS, len(weight))
             total = torch.zeros((), dtype=torch.float64, device=hidden.device)
             d_hidden = torch.empty_like(hidden)
-            d_weight = torch.zeros_like(weight)
-            d_bias = None if bias is None else torch.zeros_like(bias)
+            d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+            d_bias = None if bias is None or not ctx.needs_input_grad[2] else torch.zeros_like(bias)
             for at in range(0, len(hidden), BLOCK_ROWS):
                 rows, wanted = hidden[at : at + BLOCK_ROWS], targets[at : at + BLOCK_ROWS, None]
                 logits = _logits(rows, head, buffer)
@@ -203,16 +203,17 @@ class _SummedNll(torch.autograd.Function):
                     logits.mul_(head.scale)
                 gradient = logits.to(head.dtype)
                 d_hidden[at : at + BLOCK_ROWS] = gradient @ weight.to(head.dtype)
-                d_weight.addmm_(gradient.T.to(d_weight.dtype), rows.to(d_weight.dtype))
+                if d_weight is not None:
+                    d_weight.addmm_(gradient.T.to(d_weight.dtype), rows.to(d_weight.dtype))
                 if d_bias is not None:
                     d_bias += logits.sum(0)
-        ctx.save_for_backward(d_hidden, d_weight, *([] if d_bias is None else [d_bias]))
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return total.to(logits.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [(gradients[0] * saved).to(saved.dtype) for saved in ctx.saved_tensors]
-        return scaled[0], scaled[1], scaled[2] if len(scaled) > 2 else None, None, None
+        scaled = [None if saved is None else (gradients[0] * saved).to(saved.dtype) for saved in ctx.saved_tensors]
+        return *scaled, None, None
 
 
 def summed_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:

@@ -104,6 +104,20 @@ def test_the_heads_gradients_are_those_of_plain_cross_entropy(name):
         torch.testing.assert_close(ours[key], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_head_gets_no_gradient_and_the_backbone_those_that_it_has_beside_a_trained_one():
+    def gradients(frozen):
+        model = tiny_model("qwen2")
+        model.lm_head.weight.requires_grad_(not frozen)
+        hidden = backbone_states(model.base_model, torch.tensor([chunks_of([30])[0].tolist()]))
+        summed_nll(hidden, torch.from_numpy(chunks_of([30], 1)[0]).long(), read_head(model)).backward()
+        return {key: parameter.grad for key, parameter in model.named_parameters()}
+
+    trained, frozen = gradients(False), gradients(True)
+    assert trained.pop("lm_head.weight") is not None
+    assert frozen.pop("lm_head.weight") is None
+    assert all(torch.equal(trained[key], frozen[key]) for key in trained)
+
+
 def test_the_loss_goes_down_on_repeated_text():
     chunk = chunks_of([16], seed=4)[0]
     evaluate = Evaluator([chunk], [], policy())
