@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All keys."""
     shape, device = SHAPES[arguments.model], arguments.device
     tokens = arguments.steps * arguments.batch_tokens
-    recipe = TrialRecipe(1e-6, 0.02, arguments.batch_tokens, tokens=tokens, span=arguments.steps / 2.0, points=7)
+    recipe = TrialRecipe(1e-6, batch_tokens=arguments.batch_tokens, tokens=tokens, span=arguments.steps / 2.0, points=7)
     chunks = random_chunks([CHUNK] * (tokens // CHUNK), shape.vocabulary)
     held_out = random_chunks([CHUNK] * max(1, int(EVALUATED_SHARE * tokens) // CHUNK), shape.vocabulary, seed=2)
     policy = ScorePolicy("bos", 0, LONGEST, DTYPES[device], "sdpa", "random", "random")

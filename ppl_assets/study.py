@@ -191,18 +191,19 @@ class RegimesSection(Section):
     """``[regimes]``: the trial design."""
 
     grid: int = Field(3, ge=2, le=7, description="Levels a side of the grid in (ln mu, ln sigma).")
-    repeats: int = Field(2, ge=0, le=16, description="Extra runs of the centre regime with other seeds: the noise.")
+    repeats: int = Field(3, ge=0, le=16, description="Extra runs of the centre regime with other seeds: the noise.")
     inside: float = Field(0.02, gt=0.0, lt=0.5, description="Margin kept from the reachable region's boundary.")
 
 
 class TrialsSection(Section):
     """``[trials]``: the continual pre-training recipe, the same in every trial."""
 
-    tokens: PositiveInt = Field(65_536, description="Tokens of one trial run, the largest D.")
+    tokens: PositiveInt = Field(262_144, description="Tokens of one trial run, the largest D.")
     span: float = Field(16.0, ge=2.0, description="Largest over smallest token count measured.")
     points: int = Field(7, ge=2, le=16, description="Log-spaced token counts measured in one run.")
     learning_rate: PositiveFloat = Field(5e-4, description="Constant after warm-up.")
     warmup_share: Fraction = Field(0.02, description="Share of the run's tokens over which the rate rises.")
+    warmup_steps: int = Field(5, ge=0, description="Steps over which it rises at least.")
     batch_tokens: PositiveInt = Field(2048, description="Tokens a step.")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW weight decay.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradient norm clip.")

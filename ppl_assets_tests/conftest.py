@@ -56,6 +56,7 @@ tokens = 32
 tokens = 4096
 points = 5
 batch_tokens = 128
+warmup_steps = 2
 learning_rate = 3e-3
 
 [regimes]

@@ -77,7 +77,7 @@ def face_grid(
     grid: int = 3,
     inside: float = 0.02,
     *,
-    repeats: int = 2,
+    repeats: int = 3,
     anchors: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[Regime]:
     """A grid in (ln mean, ln deviation) over the reachable region, its centre repeated, and anchors.

@@ -8,7 +8,9 @@ mean and deviation. Between two measured prefixes the same is done at the middle
 import numpy as np
 
 from ppl_assets.regimes.candidates import FloatArray, IntArray, SelectionError, hashed_uniforms
+from ppl_assets.regimes.quotas import Mask
 from ppl_assets.regimes.swaps import Sums, refine
+from ppl_assets.regimes.token_counts import chunks_reaching
 
 FINEST = 4
 """Shortest stretch of chunks that is still split."""
@@ -39,14 +41,13 @@ def prefix_order(
         prefixes (see :func:`prefix_error`).
 
     Raises:
-        SelectionError: the subset is empty, or a prefix holds no chunk.
+        SelectionError: the subset is empty.
     """
     ppl, tokens = np.asarray(ppl, np.float64), np.asarray(tokens, np.int64)
     if ppl.size == 0:
         raise SelectionError("an empty subset has no order; draw at least one chunk")
-    wanted = sorted({int(count) for count in prefixes})
-    mean_length = tokens.sum() / ppl.size
-    cuts = sorted({min(max(int(count / mean_length), 1), ppl.size) for count in wanted})
+    total = int(tokens.sum())
+    wanted = sorted({min(int(count), total) for count in prefixes})
     sigma = ppl.std()
     hashed = hashed_uniforms(np.arange(ppl.size), seed)
     shuffled = np.argsort(hashed)
@@ -54,11 +55,12 @@ def prefix_order(
         return shuffled, 0.0
     u = (ppl - ppl.mean()) / sigma
     done, parts, left = Sums(0, 0.0, 0.0), [], shuffled
-    for cut in [*cuts, ppl.size]:
-        if cut > done.count:
-            taken, left = _take(u, tokens, left, cut - int(done.count), done, kicks=12)
-            parts.append(_within(u, tokens, taken, done, max(FINEST, ppl.size // MOST_SPLITS)))
+    for count in [*wanted, total]:
+        if count > done.tokens:
+            taken, left = _reaching(u, tokens, left, count, done)
+            part = _within(u, tokens, taken, done, max(FINEST, ppl.size // MOST_SPLITS))
             done = done.plus(Sums.of(u[taken], tokens[taken]))
+            parts.append(_long_one_last(part, tokens, done.tokens - count))
     order = np.concatenate(parts)
     return order, prefix_error(ppl[order], tokens[order], wanted)
 
@@ -66,23 +68,15 @@ def prefix_order(
 def prefix_error(ppl: FloatArray, tokens: IntArray, prefixes: list[int]) -> float:
     """Largest relative error of a measured prefix' mean and deviation from the whole's.
 
-    A prefix is the chunks whose tokens fit into its count; a prefix of the whole has no error.
+    A prefix ends with the chunk that reaches its count, as a run that is measured there does.
 
     Args:
         ppl: float64 [n], in training order.
         tokens: int64 [n], in training order.
         prefixes: token counts.
-
-    Raises:
-        SelectionError: a prefix is shorter than the first chunk.
     """
-    ends = np.searchsorted(np.cumsum(tokens), np.asarray(prefixes, np.int64), side="right")
-    if ends.size and ends.min() == 0:
-        raise SelectionError(
-            f"a prefix of {min(prefixes)} tokens holds no chunk: the first has {tokens[0]}; measure at more tokens"
-        )
     mu, sigma, worst = ppl.mean(), ppl.std(), 0.0
-    for end in ends:
+    for end in chunks_reaching(tokens, prefixes):
         part = ppl[:end]
         worst = max(worst, abs(part.mean() / mu - 1.0), abs(part.std() / sigma - 1.0) if sigma > 0 else 0.0)
     return float(worst)
@@ -119,12 +113,44 @@ def steady_tokens(ppl: FloatArray, tokens: IntArray, within: float) -> int:
     return int(tokens[: min(first, ppl.size - 1) + 1].sum())
 
 
-def _take(
-    u: FloatArray, tokens: IntArray, pool: IntArray, wanted: int, done: Sums, kicks: int = 0
-) -> tuple[IntArray, IntArray]:
-    """Choose ``wanted`` of the pool so that they and what is done have moments (0, 1); the chosen and the rest."""
-    if wanted >= pool.size:
+def _reaching(u: FloatArray, tokens: IntArray, pool: IntArray, count: int, done: Sums) -> tuple[IntArray, IntArray]:
+    """Choose chunks that with what is done reach ``count`` tokens and have moments (0, 1); the chosen and the rest."""
+    goal, held = count - done.tokens, int(tokens[pool].sum())
+    if goal >= held:
         return pool, pool[:0]
+    chosen = _spread(u, pool, max(1, round(goal * pool.size / held)))
+    now, longest = int(tokens[pool[chosen]].sum()), int(tokens[pool].max())
+    if now < goal:
+        coming = np.flatnonzero(~chosen)
+        chosen[coming[: int(np.searchsorted(np.cumsum(tokens[pool[coming]]), goal - now)) + 1]] = True
+    else:
+        leaving = np.flatnonzero(chosen)
+        chosen[leaving[: int(np.searchsorted(np.cumsum(tokens[pool[leaving]]), now - goal, side="right"))]] = False
+    window = (count - 1, count + longest - 1)
+    split = refine(u, tokens, pool[chosen], pool[~chosen], fixed=done, window=window, rounds=60, kicks=12)
+    return split.inner, split.outer
+
+
+def _long_one_last(part: IntArray, tokens: IntArray, excess: int) -> IntArray:
+    """The stretch with a chunk longer than ``excess`` at its end, so that no earlier one reaches the count."""
+    long = np.flatnonzero(tokens[part] > excess)
+    if not long.size or long[-1] == part.size - 1:
+        return part
+    return np.append(np.delete(part, long[-1]), part[long[-1]])
+
+
+def _halves(u: FloatArray, tokens: IntArray, stretch: IntArray, done: Sums) -> tuple[IntArray, IntArray]:
+    """The stretch in two halves, so that what is done and the first have moments (0, 1)."""
+    chosen = _spread(u, stretch, stretch.size // 2)
+    now, longest = done.tokens + int(tokens[stretch[chosen]].sum()), int(tokens[stretch].max())
+    expected = round(done.tokens + (stretch.size // 2) * float(tokens[stretch].mean()))
+    window = (min(expected - longest, now - 1), max(expected + longest, now))
+    split = refine(u, tokens, stretch[chosen], stretch[~chosen], fixed=done, window=window, rounds=60, kicks=0)
+    return split.inner, split.outer
+
+
+def _spread(u: FloatArray, pool: IntArray, wanted: int) -> Mask:
+    """Mark ``wanted`` of the pool, evenly over its sorted scores; bool [pool]."""
     # Even over the sorted scores: within every group of neighbours the pool's own order, which is random, decides.
     rank = np.empty(pool.size, np.int64)
     rank[np.argsort(u[pool], kind="stable")] = np.arange(pool.size)
@@ -138,18 +164,13 @@ def _take(
     place = np.arange(pool.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen = np.zeros(pool.size, bool)
     chosen[by_group[place < np.repeat(quota, sizes)]] = True
-    expected = done.tokens + wanted * float(tokens[pool].mean())
-    longest = int(tokens[pool].max())
-    now = done.tokens + int(tokens[pool[chosen]].sum())
-    window = (min(round(expected) - longest, now - 1), max(round(expected) + longest, now))
-    split = refine(u, tokens, pool[chosen], pool[~chosen], fixed=done, window=window, rounds=60, kicks=kicks)
-    return split.inner, split.outer
+    return chosen
 
 
 def _within(u: FloatArray, tokens: IntArray, stretch: IntArray, done: Sums, finest: int) -> IntArray:
     """Order a stretch that follows what is done: halve it, with each half on target, down to ``finest`` chunks."""
     if stretch.size <= finest:
         return stretch
-    first, second = _take(u, tokens, stretch, stretch.size // 2, done)
+    first, second = _halves(u, tokens, stretch, done)
     after = done.plus(Sums.of(u[first], tokens[first]))
     return np.concatenate([_within(u, tokens, first, done, finest), _within(u, tokens, second, after, finest)])

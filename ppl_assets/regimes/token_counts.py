@@ -1,8 +1,9 @@
-"""At how many tokens a run is measured: the design orders subsets by it, the runner stops there."""
+"""At how many tokens a run is measured, and which chunks that is: the design orders by it, the runner stops there."""
 
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ppl_assets.errors import UserError
 
@@ -34,3 +35,17 @@ def measured_token_counts(tokens: int, batch_tokens: int, span: float, points: i
     first = max(1, math.floor(steps / span))
     counts = {round(step) * batch_tokens for step in np.geomspace(first, steps, points)[:-1]}
     return [*sorted(count for count in counts if count < tokens), tokens]
+
+
+def chunks_reaching(tokens: ArrayLike, counts: ArrayLike) -> NDArray[np.int64]:
+    """Chunks that a run has seen when it is measured at each count: the one that reaches it is the last of them.
+
+    Args:
+        tokens: int [n], lengths in training order.
+        counts: int [m], token counts; beyond the end, all chunks.
+
+    Returns:
+        int64 [m], between 1 and n.
+    """
+    reached = np.cumsum(tokens)
+    return np.searchsorted(reached, np.minimum(np.asarray(counts), reached[-1]), side="left").astype(np.int64) + 1

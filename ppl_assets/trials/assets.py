@@ -33,7 +33,7 @@ from ppl_assets.trials.training import (
     train,
 )
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Of the rows around a run; the training loop has a version of its own in the setting's fingerprint."""
 
 

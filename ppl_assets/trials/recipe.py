@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.regimes import token_counts
 
-RUNNER_VERSION = "1"
+RUNNER_VERSION = "2"
 """Raise it when a change in the loop changes a loss; earlier trials are then of another setting."""
 
 LAW_POINTS = 6
@@ -25,6 +25,7 @@ class TrialRecipe:
     Attributes:
         learning_rate: constant after warm-up.
         warmup_share: share of the tokens over which the rate rises linearly.
+        warmup_steps: steps over which it rises at least; AdamW's first steps are of one size whatever the gradient.
         batch_tokens: tokens a step; a step ends with the first chunk that reaches it.
         weight_decay: AdamW decay of matrices; vectors are not decayed.
         max_grad_norm: gradient norm clip.
@@ -38,23 +39,29 @@ class TrialRecipe:
 
     learning_rate: float = 5e-4
     warmup_share: float = 0.02
+    warmup_steps: int = 5
     batch_tokens: int = 2048
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    tokens: int = 65_536
+    tokens: int = 262_144
     span: float = 16.0
     points: int = 7
     decay_branches: int = 0
     decay_share: float = 0.2
     lora_rank: int = 0
 
+    @property
+    def warmup_tokens(self) -> float:
+        """Tokens over which the rate rises."""
+        return max(self.warmup_share * self.tokens, self.warmup_steps * self.batch_tokens)
+
     def is_rising(self, seen: int) -> bool:
         """Whether the rate still rises once ``seen`` tokens are trained on."""
-        return seen < self.warmup_share * self.tokens
+        return seen < self.warmup_tokens
 
     def rate(self, seen: int) -> float:
         """Learning rate of the step that ends at ``seen`` tokens."""
-        return self.learning_rate * (seen / (self.warmup_share * self.tokens) if self.is_rising(seen) else 1.0)
+        return self.learning_rate * (seen / self.warmup_tokens if self.is_rising(seen) else 1.0)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_trials_meet_their_regimes_and_keep_their_prefixes() -> None:
     assert np.quantile([trial.prefix_error for trial in trials], 0.8) <= 0.01
     assert len({trial.name for trial in trials}) == len(trials)
     assert {trial.seed for trial in trials if trial.regime != "centre"} == {5}
-    assert sorted(trial.seed for trial in trials if trial.regime == "centre") == [5, 6, 7]
+    assert sorted(trial.seed for trial in trials if trial.regime == "centre") == [5, 6, 7, 8]
 
 
 def test_a_name_says_regime_seed_and_subset_and_changes_with_the_subset_only() -> None:

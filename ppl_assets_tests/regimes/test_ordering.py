@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppl_assets.regimes.candidates import SelectionError
 from ppl_assets.regimes.ordering import prefix_errors, prefix_order, steady_tokens
+from ppl_assets.trials.runner import _steps
 
 CHUNK = 256
 
@@ -106,6 +106,27 @@ def test_equal_perplexities_are_shuffled() -> None:
     assert error == 0.0
 
 
-def test_a_prefix_below_one_chunk_is_refused() -> None:
-    with pytest.raises(SelectionError, match="holds no chunk"):
-        prefix_order(np.array([1.0, 2.0]), np.array([CHUNK, CHUNK]), seed=0, prefixes=[10])
+def test_a_prefix_below_one_chunk_is_the_first_chunk() -> None:
+    order, error = prefix_order(np.array([1.0, 3.0]), np.array([CHUNK, CHUNK]), seed=0, prefixes=[10])
+    assert sorted(order) == [0, 1]
+    assert error == 1.0  # one chunk has no spread
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(200, 900), st.sampled_from([0.0, 0.01, 0.3]), st.integers(0, 2**32 - 1))
+def test_what_is_balanced_is_what_a_run_has_seen_when_it_is_measured(count: int, short: float, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    ppl = np.exp(draw.normal(5.0, 0.5, count))
+    ppl = ppl[np.abs(ppl - ppl.mean()) <= 4.0 * ppl.std()]
+    tokens = np.where(draw.random(ppl.size) < short, draw.integers(20, 128, ppl.size), 128)
+    batch = int(tokens.sum()) // 100
+    prefixes = [batch * steps for steps in (6, 12, 25, 50)]
+    order, error = prefix_order(ppl, tokens, seed=seed, prefixes=prefixes)
+    ends = np.cumsum([len(step) for step in _steps(tokens[order].tolist(), batch, int(tokens.sum()))])
+    reached = tokens[order].cumsum()
+    for prefix in prefixes:
+        seen = int(ends[np.argmax(reached[ends - 1] >= prefix)])  # chunks of the first step that reaches it
+        part = ppl[order][:seen]
+        assert abs(part.mean() / ppl.mean() - 1) <= error + 1e-12
+        assert abs(part.std() / ppl.std() - 1) <= error + 1e-12
+    assert error <= 0.012

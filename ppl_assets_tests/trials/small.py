@@ -14,7 +14,9 @@ from ppl_assets.trials.recipe import TrialRecipe
 from ppl_assets.trials.runner import run_trial
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model
 
-RECIPE = TrialRecipe(learning_rate=3e-3, warmup_share=0.1, batch_tokens=64, tokens=1024, span=8.0, points=4)
+RECIPE = TrialRecipe(
+    learning_rate=3e-3, warmup_share=0.1, warmup_steps=0, batch_tokens=64, tokens=1024, span=8.0, points=4
+)
 """Sixteen steps, measured after 2, 4, 8 and 16."""
 
 HELD_OUT = Evaluator(chunks_of([16, 16, 30], seed=8), chunks_of([16], seed=9), policy(), row_tokens=64)

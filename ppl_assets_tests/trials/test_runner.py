@@ -200,6 +200,13 @@ def test_counts_are_log_spaced_whole_steps_that_span_what_was_asked(whole, rest,
     assert len(counts) <= points
 
 
+def test_the_first_steps_of_a_default_run_are_at_rising_rates():
+    recipe = TrialRecipe()
+    rates = [recipe.rate(step * recipe.batch_tokens) / recipe.learning_rate for step in range(1, 7)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])  # two percent of 128 steps are fewer than five
+    assert rates[5] == 1.0
+
+
 def test_the_default_run_gives_the_law_six_measurements_after_warm_up():
     recipe = TrialRecipe()
     assert sum(not recipe.is_rising(count) for count in measured_token_counts(recipe)) >= LAW_POINTS == 6
