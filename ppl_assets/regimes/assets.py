@@ -235,7 +235,8 @@ def judge_moments(regimes: pl.DataFrame) -> dg.AssetCheckResult:
     largest = float(regimes["prefix_error"].max() or 0.0)  # type: ignore[arg-type]
     sentence = (
         f"{regimes.height} trials: {off.height} miss their mean or deviation by more than 1 %, {loose.height} have a "
-        f"measured prefix whose moments are more than {MOST_PREFIX_ERROR:.0%} off (largest {largest:.1%})."
+        f"measured prefix whose moments are more than {MOST_PREFIX_ERROR:.0%} off (largest {largest:.1%})"
+        f"{': ' + ', '.join(loose['trial']) if loose.height else ''}."
     )
     return dg.AssetCheckResult(
         passed=off.is_empty() and loose.is_empty(), severity=dg.AssetCheckSeverity.WARN, description=sentence
