@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import time
 from pathlib import Path
 
@@ -104,10 +105,30 @@ def flip(file):
     file.write_bytes(content)
 
 
-def rename(file):
+def rewrite(file, header=lambda text: text, change=lambda _tensors: None):
+    """The same file with another header or other tensors, and the digest that it had."""
     with safe_open(file, "pt") as held:
-        header, tensors = held.metadata(), {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
-    save_file(tensors, file, {"run": header["run"].replace(FINGERPRINT, "e" * 32)})
+        metadata, tensors = held.metadata(), {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
+    change(tensors)
+    save_file(tensors, file, {**metadata, "run": header(metadata["run"])})
+
+
+def rename(file):
+    rewrite(file, lambda text: text.replace(FINGERPRINT, "e" * 32))
+
+
+def another_loss(file):
+    rewrite(file, lambda text: re.sub(r'("test_loss": \d+\.)(\d)', lambda m: m[1] + str(9 - int(m[2])), text, count=1))
+
+
+def swap(file):
+    """Two halves of a matrix change places: the sum of its words stays."""
+
+    def change(tensors):
+        name = next(name for name, value in tensors.items() if value.ndim == 2 and len(value) % 2 == 0)
+        tensors[name] = tensors[name].roll(len(tensors[name]) // 2, 0).contiguous()
+
+    rewrite(file, change=change)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +136,8 @@ def rename(file):
     [
         (cut, "begins anew"),
         (flip, "has changed since"),
+        (another_loss, "has changed since"),
+        (swap, "has changed since"),
         (rename, "of another run"),
         (Path.unlink, "takes 0.4 MB"),
     ],
@@ -124,6 +147,14 @@ def test_a_checkpoint_that_cannot_be_trusted_is_ignored_with_a_sentence(tmp_path
     said = []
     assert losses(resumable(tmp_path, said=said)) == undisturbed
     assert reason in said[0]
+
+
+def test_measurements_of_a_run_that_is_over_are_not_taken_where_a_digit_has_changed(tmp_path, undisturbed):
+    resumable(tmp_path)
+    another_loss(tmp_path / "run.safetensors")
+    said = []
+    assert losses(resumable(tmp_path, said=said)) == undisturbed
+    assert "has changed since" in said[0]
 
 
 def test_a_disk_that_is_full_does_not_end_the_run(tmp_path, undisturbed, monkeypatch):
