@@ -31,6 +31,9 @@ MINUTES = 10.0
 KEPT_DAYS = 30.0
 """A checkpoint that nobody has continued for so long belongs to a trial that is no longer wanted."""
 
+UNSOUND = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+"""What reading a file raises that is torn, changed, or of something else."""
+
 
 class Checkpoint:
     """The checkpoint of one run."""
@@ -45,27 +48,52 @@ class Checkpoint:
         """Whether so much training would be lost that it should be saved without a measurement."""
         return time.monotonic() - self._saved > 60.0 * MINUTES
 
-    def load(self) -> tuple[RunState, State] | None:
-        """Where the run was and its tensors; None where there is no checkpoint, or none that can be trusted."""
+    def finished(self) -> RunState | None:
+        """The run, if it is over and its file can be trusted: its measurements need no training, on whatever device."""
         if not self.file.is_file():
             return None
         try:
-            state, tensors = self._read()
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            with safe_open(self.file, "pt") as held:
+                is_over = json.loads(held.metadata()["run"])["state"]["is_over"]
+            state = self._read()[0] if is_over else None
+        except UNSOUND:
+            return None  # resume says why
+        if state:
+            self._say(f"the run was over: its {len(state.points)} measurements are those of its checkpoint")
+        return state
+
+    def resume(self, trainer: Trainer) -> RunState | None:
+        """Put the trainer where the run was.
+
+        Returns:
+            Where that is; None, and the trainer as it was, where there is no checkpoint, or none that can be trusted.
+        """
+        if not self.file.is_file():
+            return None
+        try:
+            state, tensors = self._read(trainer.device_type)
+            trainer.check(tensors)
+        except UNSOUND as error:
             self._say(f"checkpoint {self.file.name} is ignored and the run begins anew: {error}")
             return None
+        trainer.restore(tensors)
         self._say(f"the run goes on from its checkpoint at {state.tokens:,} tokens, {len(state.points)} measurements")
-        return state, tensors
+        return state
 
-    def _read(self) -> tuple[RunState, State]:
+    def _read(self, device_type: str | None = None) -> tuple[RunState, State]:
+        """Position and tensors, of a run on this type of device where one is given."""
         with safe_open(self.file, "pt") as held:
             metadata = held.metadata()
             header = json.loads(metadata["run"])
             tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
-        if (header["format"], header["fingerprint"]) != (FORMAT, self.fingerprint):
+        if header["format"] != FORMAT:
+            raise ValueError("another version wrote it")
+        if header["fingerprint"] != self.fingerprint:
             raise ValueError("it is of another run")
         if metadata["digest"] != _digest(metadata["run"], tensors):
             raise ValueError("its content has changed since it was written")
+        if device_type and header["device"] != device_type:
+            raise ValueError(f"its run was on {header['device']}, and this one is on {device_type}")
         points = [TrialPoint(**point) for point in header["state"].pop("points")]
         return RunState(**header["state"], points=points), tensors
 
@@ -73,7 +101,8 @@ class Checkpoint:
         """Replace the checkpoint. Where that fails the run goes on without, and says so."""
         began = time.monotonic()
         tensors = {"none": torch.zeros(1)} if state.is_over else trainer.state()
-        header = json.dumps({"format": FORMAT, "fingerprint": self.fingerprint, "state": asdict(state)})
+        given = {"format": FORMAT, "fingerprint": self.fingerprint, "device": trainer.device_type}
+        header = json.dumps({**given, "state": asdict(state)})
         partial = self.file.with_suffix(".part")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +153,7 @@ def _digest(header: str, tensors: State) -> str:
 
 def _tensor_digest(item: tuple[str, Tensor]) -> str:
     name, value = item
-    content = memoryview(value.reshape(-1).view(torch.uint8).numpy())
+    content = value.reshape(-1).view(torch.uint8).numpy().data
     return f"{name} {tuple(value.shape)} {value.dtype} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
