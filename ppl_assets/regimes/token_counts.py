@@ -1,6 +1,7 @@
-"""At how many tokens a run is measured: the design orders subsets by it, the runner stops there."""
+"""At how many tokens a run is measured, and branches: the design orders subsets by it, the runner stops there."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,3 +35,16 @@ def measured_token_counts(tokens: int, batch_tokens: int, span: float, points: i
     first = max(1, math.floor(steps / span))
     counts = {round(step) * batch_tokens for step in np.geomspace(first, steps, points)[:-1]}
     return [*sorted(count for count in counts if count < tokens), tokens]
+
+
+def branch_token_counts(counts: Sequence[int], total: int, branches: int, share: float) -> list[int]:
+    """The largest measured counts after which ``total`` tokens leave enough for a decay branch.
+
+    Args:
+        counts: measured token counts, ascending.
+        total: tokens of the run.
+        branches: branches wanted.
+        share: length of a branch, as a share of the tokens before it.
+    """
+    room = [count for count in counts if count * (1.0 + share) <= total]
+    return room[-branches:] if branches else []
