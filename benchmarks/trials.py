@@ -167,9 +167,7 @@ def checkpoint_times(trainer: Trainer, chunks: list[np.ndarray], checkpoint: Che
         began = time.perf_counter()
         checkpoint.save(RunState(steps=1, chunks=2, tokens=2 * CHUNK), trainer)
         saved = time.perf_counter()
-        found = checkpoint.load()
-        assert found is not None
-        trainer.restore(found[1])
+        assert checkpoint.resume(trainer) is not None
         saving.append(saved - began)
         resuming.append(time.perf_counter() - saved)
     return {

@@ -313,6 +313,49 @@ def test_a_killed_trial_goes_on_and_its_decay_branches_stay_out_of_the_law(study
     assert "5 measurements after warm-up, 6 are wanted" in checks["trial_serves_the_law"].description
 
 
+class Killed:
+    """The strategy ``random`` of a study, killed in its second seed."""
+
+    def __init__(self, study, monkeypatch):
+        self.study, self.steps, step = study, [], Trainer.step
+        monkeypatch.setenv("PPL__STRATEGIES__POINTS", "4")  # other runs than those in the lake
+
+        def counted(trainer, chunks, rate):
+            if len(self.steps) == 40:
+                raise KeyboardInterrupt
+            self.steps.append(rate)
+            return step(trainer, chunks, rate)
+
+        with monkeypatch.context() as killed:
+            killed.setattr(Trainer, "step", counted)
+            assert not study.materialize("train_strategy", "random").success
+        monkeypatch.setattr(Trainer, "step", lambda *given: self.steps.append(1) or step(*given))
+        self.saved = study.platform.root / "spool" / "checkpoints"
+
+    def run_again(self):
+        assert self.study.materialize("train_strategy", "random").success
+        assert not list(self.saved.iterdir())
+        return table(self.study, STRATEGY_LOSSES).filter(pl.col("strategy") == "random").sort("seed", "point")
+
+
+def test_a_strategy_killed_in_its_second_seed_does_not_train_the_first_again(study, monkeypatch):
+    killed = Killed(study, monkeypatch)
+    assert len(list(killed.saved.iterdir())) == 2  # one is over, one is not
+    rows = killed.run_again()
+    assert rows["seed"].n_unique() == 2
+    assert rows["test_loss"].is_finite().all()
+    assert len(killed.steps) < 40 + 2 * 32 - 32  # neither the first nor what was saved of the second
+
+
+def test_a_finished_seed_whose_file_is_torn_is_trained_again(study, monkeypatch):
+    killed = Killed(study, monkeypatch)
+    for file in (path for path in (study.platform.root / "spool").rglob("*") if path.is_file()):
+        file.write_bytes(file.read_bytes()[:99])
+    rows = killed.run_again()
+    assert rows["seed"].n_unique() == 2
+    assert len(killed.steps) == 40 + 2 * 32
+
+
 def test_materializing_before_what_is_above_says_what_to_do(study, monkeypatch):
     monkeypatch.setenv("PPL__STORAGE__ROOT", str(study.folder / "empty"))
     monkeypatch.delenv("PPL__STORAGE__TABLES")

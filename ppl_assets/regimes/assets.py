@@ -47,11 +47,12 @@ gives, the second what matching the test set gives: a law that is right there is
 def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
     """What decides the design: chunks and landscape, the design's settings, the token counts, the seed.
 
-    The budget moves no row of it, but another one has to be checked again.
+    Neither the budget nor decay branches move a row of it, but other ones have to be checked again.
     """
     landscape = snapshot.latest("perplexity_landscape")
     trials = study.trials.model_dump(include={"tokens", "span", "points", "batch_tokens"})
     version = landscape.data_version if landscape else ""
+    branches = [study.trials.decay_branches, study.trials.decay_share] if study.trials.decay_branches else []
     return Inputs(
         [
             CODE_VERSION,
@@ -59,7 +60,7 @@ def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _par
             content_versions(study, snapshot),
             study.regimes.model_dump(),
             trials,
-            [study.trials.max_tokens, study.trials.max_hours],
+            [study.trials.max_tokens, study.trials.max_hours, *branches],
             study.selection.model_dump(),
             study.study.seed,
         ]

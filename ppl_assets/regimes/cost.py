@@ -9,7 +9,7 @@ from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.held_out import held_out_chunks
 from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.stored import all_trials
-from ppl_assets.regimes.token_counts import measured_token_counts
+from ppl_assets.regimes.token_counts import branch_token_counts, measured_token_counts
 from ppl_assets.study import Study
 from ppl_assets.tables import SCORERS, TRIAL_LOSSES
 
@@ -38,8 +38,8 @@ class TrialCost:
 
     Attributes:
         trials: their number.
-        trained: tokens trained on.
-        evaluated: held-out tokens scored, at every measurement and before any training.
+        trained: tokens trained on, those of decay branches too.
+        evaluated: held-out tokens scored, at every measurement, after every branch and before any training.
         seconds: of the device; None where no speed was measured.
         source: where the speed comes from, or that there is none.
     """
@@ -86,8 +86,10 @@ def cost_of_trials(study: Study, snapshot: Snapshot, trials: pl.DataFrame | None
     """
     rows = all_trials(snapshot) if trials is None else trials
     speed = measured_speed(study, snapshot)
-    trained = int(rows["tokens"].sum())
-    evaluated = rows.height * evaluation_tokens(study, snapshot)
+    branches = [decay_branches(study, tokens) for tokens in rows["tokens"]]
+    trained = int(rows["tokens"].sum()) + sum(map(sum, branches))
+    measurements = sum(len(measured_prefixes(study)) + 1 + len(lengths) for lengths in branches)
+    evaluated = measurements * evaluation_tokens(study, snapshot)
     if speed is None:
         source = "nothing was scored or trained on this device yet, so no speed is known"
         return TrialCost(rows.height, trained, evaluated, None, source)
@@ -101,15 +103,22 @@ def measured_prefixes(study: Study) -> list[int]:
     return measured_token_counts(trials.tokens, trials.batch_tokens, trials.span, trials.points)
 
 
+def decay_branches(study: Study, tokens: int) -> list[int]:
+    """Tokens of each decay branch of a trial of so many tokens."""
+    trials = study.trials
+    total, share = min(tokens, trials.tokens), trials.decay_share
+    counts = branch_token_counts(measured_prefixes(study), total, trials.decay_branches, share)
+    return [round(share * count) for count in counts]
+
+
 def evaluation_tokens(study: Study, snapshot: Snapshot) -> int:
-    """Held-out tokens that one trial scores: test and general text, at every token count and before any training."""
+    """Held-out tokens of one measurement: test and general text."""
     corpora = study.corpus_partitions()
     wanted = {"test": study.held_out.test_tokens, "general": study.held_out.general_tokens}
-    held_out = sum(
+    return sum(
         int(held_out_chunks(snapshot, split, corpora, tokens)["tokens"].list.len().sum())
         for split, tokens in wanted.items()
     )
-    return (len(measured_prefixes(study)) + 1) * held_out
 
 
 def measured_speed(study: Study, snapshot: Snapshot) -> Speed | None:
@@ -136,7 +145,8 @@ def measured_speed(study: Study, snapshot: Snapshot) -> Speed | None:
 def budget_problem(study: Study, cost: TrialCost) -> str:
     """Why these trials may not be run, in one sentence; empty where they may."""
     trials = study.trials
-    remedy = "lower trials.tokens, trials.points, regimes.grid or regimes.repeats"
+    keys = ["trials.tokens", "trials.points", "regimes.grid"] + ["trials.decay_branches"] * (trials.decay_branches > 0)
+    remedy = f"lower {', '.join(keys)} or regimes.repeats"
     if trials.max_tokens is not None and cost.tokens > trials.max_tokens:
         return (
             f"trials.max_tokens = {trials.max_tokens:,}, but the {cost.trials} trials take {cost.tokens:,} tokens "

@@ -1,6 +1,7 @@
-"""At how many tokens a run is measured, and which chunks that is: the design orders by it, the runner stops there."""
+"""At how many tokens a run is measured and branches, and which chunks that is: the design orders by it."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,3 +50,16 @@ def chunks_reaching(tokens: ArrayLike, counts: ArrayLike) -> NDArray[np.int64]:
     """
     reached = np.cumsum(tokens)
     return np.searchsorted(reached, np.minimum(np.asarray(counts), reached[-1]), side="left").astype(np.int64) + 1
+
+
+def branch_token_counts(counts: Sequence[int], total: int, branches: int, share: float) -> list[int]:
+    """The largest measured counts after which ``total`` tokens leave enough for a decay branch.
+
+    Args:
+        counts: measured token counts, ascending.
+        total: tokens of the run.
+        branches: branches wanted.
+        share: length of a branch, as a share of the tokens before it.
+    """
+    room = [count for count in counts if count * (1.0 + share) <= total]
+    return room[-branches:] if branches else []

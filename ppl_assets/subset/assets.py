@@ -42,7 +42,7 @@ from ppl_assets.tables import (
 )
 from ppl_assets.trials.assets import checkpoints, train_subset
 from ppl_assets.trials.recipe import measured_token_counts
-from ppl_assets.trials.training import RunSpool, Setting, full_recipe, study_setting
+from ppl_assets.trials.training import Setting, full_recipe, study_setting
 
 CODE_VERSION = "1"
 """Of target, selection, rivals, export and report."""
@@ -277,18 +277,19 @@ def trained_strategies(study: Study, lake: Lake, snapshot: Snapshot) -> list[str
     ),
 )
 def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Train one strategy with every seed."""
+    """Train one strategy with every seed; a seed that is over waits in its checkpoint for the commit of all."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = strategy_losses_inputs(study, step.lake, step.snapshot, step.partition)
     commit = step.unchanged(inputs)
     if commit is None:
         setting = _strategy_setting(study, step.snapshot)
-        runs = RunSpool(platform.root / "spool" / "runs")
         pool = read_pool(step.snapshot, study.corpus_partitions())
-        parts = [_run_seed(study, step, setting, pool, runs, number) for number in range(study.strategies.seeds)]
+        parts = [_run_seed(study, step, setting, pool, number) for number in range(study.strategies.seeds)]
         rows = pl.concat(map(as_declared, parts)).with_columns(strategy=pl.lit(step.partition))
         commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
-        runs.forget(rows["trial_fingerprint"].unique())
+        saved = checkpoints(study, step)
+        for name in rows["trial_fingerprint"].unique():
+            saved.of(name).remove()
     return _strategy_result(step, commit)
 
 
@@ -298,7 +299,7 @@ def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(schema.names()).cast(schema)
 
 
-def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunSpool, number: int) -> pl.DataFrame:
+def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, number: int) -> pl.DataFrame:
     """Rows of one seed: of an earlier identical run where there is one, else trained now."""
     seed, recipe = study.study.seed + number, setting.recipe
     prefixes = measured_token_counts(recipe)
@@ -311,12 +312,7 @@ def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, runs: RunS
     known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
     if not known.is_empty():
         return known
-    spooled = runs.rows(name)
-    if spooled is None:
-        spooled = _train_seed(study, step, setting, subset, seed, name)
-        runs.add(name, spooled)
-        checkpoints(study, step).of(name).remove()
-    return spooled
+    return _train_seed(study, step, setting, subset, seed, name)
 
 
 def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str) -> pl.DataFrame:

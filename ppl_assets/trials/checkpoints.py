@@ -5,10 +5,12 @@ position and measurements in its header. It replaces the one before it, so a ful
 parameter on disk, and twice that while one is written. A run that is over keeps its measurements alone.
 """
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from ppl_assets.trials.points import RunState, TrialPoint
 from ppl_assets.trials.trainer import State, Trainer
 
-FORMAT = "1"
+FORMAT = "2"
 """Raise it when a checkpoint is written otherwise: earlier ones are then ignored."""
 
 MINUTES = 10.0
@@ -29,7 +31,8 @@ MINUTES = 10.0
 KEPT_DAYS = 30.0
 """A checkpoint that nobody has continued for so long belongs to a trial that is no longer wanted."""
 
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+UNSOUND = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+"""What reading a file raises that is torn, changed, or of something else."""
 
 
 class Checkpoint:
@@ -45,26 +48,52 @@ class Checkpoint:
         """Whether so much training would be lost that it should be saved without a measurement."""
         return time.monotonic() - self._saved > 60.0 * MINUTES
 
-    def load(self) -> tuple[RunState, State] | None:
-        """Where the run was and its tensors; None where there is no checkpoint, or none that can be trusted."""
+    def finished(self) -> RunState | None:
+        """The run, if it is over and its file can be trusted: its measurements need no training, on whatever device."""
         if not self.file.is_file():
             return None
         try:
-            state, tensors = self._read()
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            with safe_open(self.file, "pt") as held:
+                is_over = json.loads(held.metadata()["run"])["state"]["is_over"]
+            state = self._read()[0] if is_over else None
+        except UNSOUND:
+            return None  # resume says why
+        if state:
+            self._say(f"the run was over: its {len(state.points)} measurements are those of its checkpoint")
+        return state
+
+    def resume(self, trainer: Trainer) -> RunState | None:
+        """Put the trainer where the run was.
+
+        Returns:
+            Where that is; None, and the trainer as it was, where there is no checkpoint, or none that can be trusted.
+        """
+        if not self.file.is_file():
+            return None
+        try:
+            state, tensors = self._read(trainer.device_type)
+            trainer.check(tensors)
+        except UNSOUND as error:
             self._say(f"checkpoint {self.file.name} is ignored and the run begins anew: {error}")
             return None
+        trainer.restore(tensors)
         self._say(f"the run goes on from its checkpoint at {state.tokens:,} tokens, {len(state.points)} measurements")
-        return state, tensors
+        return state
 
-    def _read(self) -> tuple[RunState, State]:
+    def _read(self, device_type: str | None = None) -> tuple[RunState, State]:
+        """Position and tensors, of a run on this type of device where one is given."""
         with safe_open(self.file, "pt") as held:
-            header = json.loads(held.metadata()["run"])
+            metadata = held.metadata()
+            header = json.loads(metadata["run"])
             tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
-        if (header["format"], header["fingerprint"]) != (FORMAT, self.fingerprint):
+        if header["format"] != FORMAT:
+            raise ValueError("another version wrote it")
+        if header["fingerprint"] != self.fingerprint:
             raise ValueError("it is of another run")
-        if header["sum"] != _checksum(tensors):
+        if metadata["digest"] != _digest(metadata["run"], tensors):
             raise ValueError("its content has changed since it was written")
+        if device_type and header["device"] != device_type:
+            raise ValueError(f"its run was on {header['device']}, and this one is on {device_type}")
         points = [TrialPoint(**point) for point in header["state"].pop("points")]
         return RunState(**header["state"], points=points), tensors
 
@@ -72,11 +101,12 @@ class Checkpoint:
         """Replace the checkpoint. Where that fails the run goes on without, and says so."""
         began = time.monotonic()
         tensors = {"none": torch.zeros(1)} if state.is_over else trainer.state()
-        header = {"format": FORMAT, "fingerprint": self.fingerprint, "sum": _checksum(tensors), "state": asdict(state)}
+        given = {"format": FORMAT, "fingerprint": self.fingerprint, "device": trainer.device_type}
+        header = json.dumps({**given, "state": asdict(state)})
         partial = self.file.with_suffix(".part")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, {"run": json.dumps(header)})
+            save_file(tensors, partial, {"run": header, "digest": _digest(header, tensors)})
             _flush(partial)
             size = partial.stat().st_size
             partial.replace(self.file)
@@ -111,13 +141,20 @@ class CheckpointFolder:
         return Checkpoint(self.folder / f"{fingerprint}.safetensors", fingerprint, self._say)
 
 
-def _checksum(tensors: State) -> dict[str, int]:
-    """Sum of the bytes of each tensor, read as whole numbers: as fast as memory, and moved by any flipped bit."""
-    return {name: _sum_of_words(value) for name, value in tensors.items()}
+def _digest(header: str, tensors: State) -> str:
+    """Digest of everything in the file: position and measurements, and every tensor with its name, shape and type.
+
+    Tensors are read side by side: one core does 0.7 GB a second, and a model of 7 B has 84 GB.
+    """
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(_tensor_digest, tensors.items())
+        return hashlib.blake2b("\n".join([header, *sorted(parts)]).encode(), digest_size=16).hexdigest()
 
 
-def _sum_of_words(value: Tensor) -> int:
-    return int(value.reshape(-1).view(_WORDS[value.element_size()]).sum(dtype=torch.int64))
+def _tensor_digest(item: tuple[str, Tensor]) -> str:
+    name, value = item
+    content = value.reshape(-1).view(torch.uint8).numpy().data
+    return f"{name} {tuple(value.shape)} {value.dtype} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
 def _flush(path: Path) -> None:

@@ -84,9 +84,9 @@ def measured_token_counts(recipe: TrialRecipe) -> list[int]:
 
 
 def branch_token_counts(recipe: TrialRecipe, total: int) -> list[int]:
-    """The largest measured counts after which ``total`` tokens leave enough for a decay branch."""
-    room = [count for count in measured_token_counts(recipe) if count * (1.0 + recipe.decay_share) <= total]
-    return room[-recipe.decay_branches :] if recipe.decay_branches else []
+    """Token counts from which a run of ``total`` tokens has decay branches; see ``regimes.token_counts``."""
+    counts = measured_token_counts(recipe)
+    return token_counts.branch_token_counts(counts, total, recipe.decay_branches, recipe.decay_share)
 
 
 def setting_id(

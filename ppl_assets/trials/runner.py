@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ppl_assets.trials.checkpoints import Checkpoint
 from ppl_assets.trials.points import Evaluator, Gauge, RunState, TrialPoint
 from ppl_assets.trials.recipe import Execution, TrialRecipe, branch_token_counts, measured_token_counts
-from ppl_assets.trials.trainer import State, Trainer
+from ppl_assets.trials.trainer import Trainer
 
 Progress = Callable[[int, int, float], None]
 """Called with tokens seen, tokens in all, training loss of the step."""
@@ -62,15 +62,14 @@ def run_trial(
         ValueError: the chunks hold fewer tokens than the recipe less one step, or ``ppl`` has another length.
     """
     total = _check(chunks, ppl, recipe)
-    found = checkpoint.load() if checkpoint else None
-    if found and found[0].is_over:
-        return found[0].points
+    if checkpoint and (done := checkpoint.finished()):
+        return done.points
     trainer = Trainer(model, recipe, evaluate, prefix_id, device, execution, seed)
     gauge = Gauge(evaluate, trainer.scorer, ppl, recipe)
     counts, branches = [min(c, total) for c in measured_token_counts(recipe)], branch_token_counts(recipe, total)
     with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed)
-        run = _resumed(trainer, *found) if found else RunState(points=[gauge.point(RunState())])
+        run = (checkpoint and _resumed(trainer, checkpoint)) or RunState(points=[gauge.point(RunState())])
         for step in list(_steps([len(chunk) for chunk in chunks], recipe.batch_tokens, total))[run.steps :]:
             due = next(count for count in counts if count > run.tokens)
             loss = _step(trainer, run, [chunks[i] for i in step], recipe.rate)
@@ -98,10 +97,11 @@ def _step(trainer: Trainer, run: RunState, chunks: Sequence[np.ndarray], rate: C
     return loss
 
 
-def _resumed(trainer: Trainer, run: RunState, tensors: State) -> RunState:
+def _resumed(trainer: Trainer, checkpoint: Checkpoint) -> RunState | None:
     """Where the run was, with the trainer as it was then; of two limits on a pass the lower holds."""
-    trainer.restore(tensors)
-    trainer.micro_tokens = min(filter(None, [run.micro_tokens, trainer.micro_tokens]), default=None)
+    run = checkpoint.resume(trainer)
+    if run:
+        trainer.micro_tokens = min(filter(None, [run.micro_tokens, trainer.micro_tokens]), default=None)
     return run
 
 

@@ -126,7 +126,7 @@ class Trainer:
                 "trials.gradient_checkpointing = true, use shorter chunks, or trials.lora_rank"
             )
         self.micro_tokens = max(held // 2, longest)
-        if self.scorer.device.type == "cuda":
+        if self.device_type == "cuda":
             torch.cuda.empty_cache()
 
     def state(self) -> State:
@@ -135,9 +135,37 @@ class Trainer:
         for number, moments in self._optimizer.state_dict()["state"].items():
             found |= {f"moment.{number}.{name}": value for name, value in moments.items()}
         found["random.cpu"] = torch.get_rng_state()
-        if self.scorer.device.type == "cuda":
+        if self.device_type == "cuda":
             found["random.cuda"] = torch.cuda.get_rng_state(self.scorer.device)
         return {name: value.to("cpu", copy=True).contiguous() for name, value in found.items()}
+
+    @property
+    def device_type(self) -> str:
+        """Type of its device, cpu or cuda."""
+        return self.scorer.device.type
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Compare names and shapes of a state with those of this trainer's own.
+
+        A parameter that never had a gradient has no moments.
+
+        Raises:
+            ValueError: it is of other weights, or of another device.
+        """
+        needed = {f"weight.{name}": p.shape for name, p in self._trained.items()}
+        needed["random.cpu"] = torch.get_rng_state().shape
+        if self.device_type == "cuda":
+            needed["random.cuda"] = torch.cuda.get_rng_state(self.scorer.device).shape
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        known = dict(needed)
+        for number, p in enumerate(parameters):
+            moments = {"step": torch.Size([]), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+            known |= {f"moment.{number}.{name}": shape for name, shape in moments.items()}
+        found = {name: value.shape for name, value in state.items()}
+        if odd := sorted((needed.keys() - found.keys()) | {name for name in found if found[name] != known.get(name)}):
+            raise ValueError(
+                f"its tensors are not those of this run: {len(odd)} differ in name or shape, such as {odd[0]}"
+            )
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from such a copy; steps are then as they were after it was taken, to the last bit on a CPU."""
@@ -154,7 +182,7 @@ class Trainer:
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._optimizer.zero_grad(set_to_none=True)
         torch.set_rng_state(state["random.cpu"])
-        if self.scorer.device.type == "cuda":
+        if self.device_type == "cuda":
             torch.cuda.set_rng_state(state["random.cuda"], self.scorer.device)
 
 

@@ -1,11 +1,10 @@
-"""One training run as the lake records it: shared by the trials and, later, by the strategies.
+"""One training run as the lake records it: shared by the trials and the strategies.
 
 Belongs here: from chunk ids in order to rows. The loop itself is in ``runner.py``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -140,33 +139,6 @@ def token_ids_of(snapshot: Snapshot, chunks: pl.DataFrame) -> dict[str, np.ndarr
             "changed; materialize regime_partitions (or final_subset) again"
         )
     return found
-
-
-class RunSpool:
-    """Finished runs that wait for their partition's commit: a killed step does not train them again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def rows(self, fingerprint: str) -> pl.DataFrame | None:
-        """The measurements of a finished run, or None."""
-        file = self._file(fingerprint)
-        return pl.read_parquet(file) if file.is_file() else None
-
-    def add(self, fingerprint: str, rows: pl.DataFrame) -> None:
-        """Keep a finished run, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{fingerprint}.part"
-        rows.write_parquet(partial)
-        partial.rename(self._file(fingerprint))
-
-    def forget(self, fingerprints: Iterable[str]) -> None:
-        """These runs are committed."""
-        for fingerprint in fingerprints:
-            self._file(fingerprint).unlink(missing_ok=True)
-
-    def _file(self, fingerprint: str) -> Path:
-        return self.folder / f"{fingerprint}.parquet"
 
 
 def point_rows(points: Sequence[TrialPoint], seed: int, setting: Setting, fingerprint: str) -> pl.DataFrame:

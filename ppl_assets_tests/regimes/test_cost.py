@@ -13,10 +13,12 @@ from ppl_assets.regimes.cost import (
     budget_problem,
     cost_of_trials,
     evaluation_tokens,
+    measured_prefixes,
     measured_speed,
 )
 from ppl_assets.regimes.stored import design
 from ppl_assets.tables import PERPLEXITY_LANDSCAPE, REACHABLE_REGION, SCORERS, TRIAL_LOSSES
+from ppl_assets.trials.trainer import Trainer
 
 TWO_TRIALS = TrialCost(2, 2000, 500, 3600.0, "as measured")
 
@@ -34,14 +36,46 @@ def test_the_cost_is_what_the_trials_really_took(finished_study):
     settings, snapshot = facts(finished_study)
     cost = cost_of_trials(settings, snapshot)
     losses = snapshot.read(TRIAL_LOSSES)
-    last = losses.group_by("trial").agg(pl.col("tokens", "seconds").max(), pl.len().alias("points"))
+    last = losses.group_by("trial").agg(pl.col("tokens", "seconds").max())
     assert cost.trials == last.height
     assert cost.trained == last["tokens"].sum() == design(snapshot)["tokens"].sum()
-    assert cost.evaluated == last.height * evaluation_tokens(settings, snapshot)
-    assert evaluation_tokens(settings, snapshot) % last["points"][0] == 0
+    assert cost.evaluated == losses.height * evaluation_tokens(settings, snapshot)
     training = cost.evaluated / (3 * last["tokens"].sum() / last["seconds"].sum()) + last["seconds"].sum()
     assert cost.seconds == pytest.approx(training, rel=1e-6)
     assert "earlier trials, cpu" in cost.source
+
+
+def test_decay_branches_cost_their_tokens_and_a_measurement_each(finished_study):
+    settings, snapshot = facts(finished_study)
+    plain = cost_of_trials(settings, snapshot)
+    branched = with_budget(finished_study, decay_branches=2, decay_share=0.2)
+    cost = cost_of_trials(branched, snapshot)
+    counts = measured_prefixes(settings)
+    assert cost.trained - plain.trained == plain.trials * sum(round(0.2 * count) for count in counts[-3:-1])
+    assert cost.evaluated - plain.evaluated == plain.trials * 2 * evaluation_tokens(settings, snapshot)
+    assert cost.seconds > plain.seconds
+    assert "trials.decay_branches" in budget_problem(with_budget(finished_study, decay_branches=2, max_tokens=1), cost)
+    most = with_budget(finished_study, decay_branches=16, decay_share=1.0, max_tokens=plain.tokens)
+    assert cost_of_trials(most, snapshot).trained > 1.8 * plain.trained
+    assert budget_problem(most, cost_of_trials(most, snapshot))
+
+
+def test_the_cost_of_branches_is_that_of_a_run_with_branches(study, monkeypatch):
+    monkeypatch.setenv("PPL__TRIALS__DECAY_BRANCHES", "2")
+    settings, snapshot = facts(study)
+    trial = design(snapshot)[:1]
+    trained, step = [], Trainer.step
+    monkeypatch.setattr(
+        Trainer, "step", lambda run, chunks, rate: trained.extend(map(len, chunks)) or step(run, chunks, rate)
+    )
+    assert study.materialize("run_trial", trial["trial"][0]).success
+    cost = cost_of_trials(settings, snapshot, trial)
+    losses = study.platform.lake.snapshot().read(TRIAL_LOSSES).filter(pl.col("branch") == "decay")
+    assert sum(trained) == pytest.approx(cost.trained, abs=3 * 32)  # whole chunks
+    run = study.platform.lake.snapshot().latest("trial_losses", trial["trial"][0]).facts["trial_fingerprint"]
+    measured = study.platform.lake.snapshot().read(TRIAL_LOSSES, where={"trial_fingerprint": run})
+    assert losses.height == 2
+    assert cost.evaluated == measured.height * evaluation_tokens(settings, snapshot)
 
 
 def test_before_any_trial_the_speed_is_a_third_of_the_scorers(finished_study):

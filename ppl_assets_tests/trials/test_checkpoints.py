@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ppl_assets.trials.checkpoints import CheckpointFolder
 from ppl_assets.trials.recipe import Execution
 from ppl_assets.trials.trainer import Trainer
 from ppl_assets_tests.perplexity.tiny import tiny_model
-from ppl_assets_tests.trials.small import FINGERPRINT, RECIPE, killed_in_the_middle, losses, resumable, run
+from ppl_assets_tests.trials.small import FINGERPRINT, HELD_OUT, RECIPE, killed_in_the_middle, losses, resumable, run
 
 KILL = {
     "in_the_middle_of_a_step": ("trainer.Trainer.step = after(6, trainer.Trainer.step)", 256),
@@ -68,6 +69,26 @@ def test_a_run_that_is_over_is_not_trained_again_and_keeps_its_measurements_alon
     assert resumable(tmp_path) == points
 
 
+def test_what_was_measured_on_one_device_is_taken_on_another(tmp_path, monkeypatch):
+    points = resumable(tmp_path)
+    from_cuda(tmp_path / "run.safetensors")
+    monkeypatch.setattr(Trainer, "__init__", None)
+    said = []
+    assert resumable(tmp_path, said=said) == points
+    assert said == ["the run was over: its 5 measurements are those of its checkpoint"]
+
+
+def test_on_cuda_the_random_numbers_of_cuda_are_needed_too(tmp_path, monkeypatch):
+    file = half_done(tmp_path)
+    rewrite(file, lambda text: text.replace('"device": "cpu"', '"device": "cuda"'), is_sound=True)
+    trainer = Trainer(tiny_model("gpt2"), RECIPE, HELD_OUT, 0)
+    monkeypatch.setattr(Trainer, "device_type", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _device: torch.zeros(16, dtype=torch.uint8))
+    said = []
+    assert checkpoints.Checkpoint(file, FINGERPRINT, said.append).resume(trainer) is None
+    assert "such as random.cuda" in said[0]
+
+
 def test_only_the_last_checkpoint_is_kept_and_its_size_is_told_once(tmp_path, monkeypatch):
     kept, told = [], []
     save = checkpoints.Checkpoint.save
@@ -104,10 +125,54 @@ def flip(file):
     file.write_bytes(content)
 
 
-def rename(file):
+def renamed_parameters(file):
+    def change(tensors):
+        tensors["weight.renamed"] = tensors.pop(next(name for name in tensors if name.startswith("weight.")))
+
+    rewrite(file, change=change, is_sound=True)
+
+
+def another_shape(file):
+    def change(tensors):
+        name = next(name for name in tensors if name.endswith("exp_avg"))
+        tensors[name] = torch.zeros(3)
+
+    rewrite(file, change=change, is_sound=True)
+
+
+def from_cuda(file):
+    def change(tensors):
+        tensors["random.cuda"] = torch.zeros(16, dtype=torch.uint8)
+
+    rewrite(file, lambda text: text.replace('"device": "cpu"', '"device": "cuda"'), change, is_sound=True)
+
+
+def rewrite(file, header=lambda text: text, change=lambda _tensors: None, is_sound=False):
+    """The same file with another header or other tensors, and the digest that it had, or a new one."""
     with safe_open(file, "pt") as held:
-        header, tensors = held.metadata(), {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
-    save_file(tensors, file, {"run": header["run"].replace(FINGERPRINT, "e" * 32)})
+        metadata, tensors = held.metadata(), {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - not a mapping
+    change(tensors)
+    run = header(metadata["run"])
+    digest = checkpoints._digest(run, tensors) if is_sound else metadata["digest"]
+    save_file(tensors, file, {"run": run, "digest": digest})
+
+
+def rename(file):
+    rewrite(file, lambda text: text.replace(FINGERPRINT, "e" * 32))
+
+
+def another_loss(file):
+    rewrite(file, lambda text: re.sub(r'("test_loss": \d+\.)(\d)', lambda m: m[1] + str(9 - int(m[2])), text, count=1))
+
+
+def swap(file):
+    """Two halves of a matrix change places: the sum of its words stays."""
+
+    def change(tensors):
+        name = next(name for name, value in tensors.items() if value.ndim == 2 and len(value) % 2 == 0)
+        tensors[name] = tensors[name].roll(len(tensors[name]) // 2, 0).contiguous()
+
+    rewrite(file, change=change)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +180,12 @@ def rename(file):
     [
         (cut, "begins anew"),
         (flip, "has changed since"),
+        (another_loss, "has changed since"),
+        (swap, "has changed since"),
         (rename, "of another run"),
+        (renamed_parameters, "not those of this run: 2 differ in name or shape, such as weight."),
+        (another_shape, "1 differ in name or shape, such as moment."),
+        (from_cuda, "its run was on cuda, and this one is on cpu"),
         (Path.unlink, "takes 0.4 MB"),
     ],
 )
@@ -124,6 +194,14 @@ def test_a_checkpoint_that_cannot_be_trusted_is_ignored_with_a_sentence(tmp_path
     said = []
     assert losses(resumable(tmp_path, said=said)) == undisturbed
     assert reason in said[0]
+
+
+def test_measurements_of_a_run_that_is_over_are_not_taken_where_a_digit_has_changed(tmp_path, undisturbed):
+    resumable(tmp_path)
+    another_loss(tmp_path / "run.safetensors")
+    said = []
+    assert losses(resumable(tmp_path, said=said)) == undisturbed
+    assert "has changed since" in said[0]
 
 
 def test_a_disk_that_is_full_does_not_end_the_run(tmp_path, undisturbed, monkeypatch):
