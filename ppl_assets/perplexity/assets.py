@@ -39,8 +39,11 @@ from ppl_assets.tables import (
     TEST_DOCUMENTS,
 )
 
-CODE_VERSION = "1"
-"""Of this stage's output; the scorer's arithmetic has a version of its own in the scorer's fingerprint."""
+CODE_VERSION = "2"
+"""Of this stage's output; the scorer's arithmetic has a version of its own in the scorer's fingerprint.
+
+2: a model's id is also of its configuration.
+"""
 
 
 def base_model_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:

@@ -4,7 +4,6 @@ Belongs here: everything between what a study names and a loaded model. Weights 
 from pickle; code that a checkpoint brings along is never run.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.fingerprint import fingerprint
+from ppl_assets.perplexity.checkpoint import check_folder, config_fingerprint, file_hash
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.hub import download
 from ppl_assets.perplexity.precision import narrow_products
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 GeneralTexts = Callable[[], Iterable[str]]
 
@@ -74,7 +73,7 @@ def resolve_base_model(
         folder = pretrain(recipe, general_texts(), cache, progress)
         revision = folder.name.removeprefix("recipe-")
     elif source.endswith(".gguf"):
-        weights = revision = _file_hash([_existing(Path(source))])
+        weights = revision = file_hash([_existing(Path(source))])
         folder = _converted(Path(source), cache / f"gguf-{weights}")
     elif Path(source).is_absolute() and Path(source).exists():
         folder, revision = Path(source), ""
@@ -83,7 +82,7 @@ def resolve_base_model(
     else:
         folder, revision = download(source, revision)
     files = check_folder(folder)
-    weights = weights or _file_hash(files)
+    weights = weights or file_hash(files)
     return _described(source, folder, revision or weights, weights)
 
 
@@ -125,32 +124,6 @@ def load_model(
     return model.to(device).eval()
 
 
-def check_folder(folder: Path) -> list[Path]:
-    """The weight files of a model folder, sorted by name.
-
-    Raises:
-        ModelError: configuration or weights are missing, weights are pickled, or the checkpoint brings its own code.
-    """
-    for name in ("config.json", "tokenizer_config.json"):
-        file = folder / name
-        if file.is_file() and "auto_map" in _json(file):
-            raise ModelError(
-                f"{folder} brings its own code (auto_map in {name}), which is never run; "
-                "give a model that transformers knows"
-            )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote")
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    files = [folder / name for name in names]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent and any(next(folder.glob(pattern), None) for pattern in PICKLES):
-        raise ModelError(f"{folder} holds pickled weights, which can run code when loaded; convert them to safetensors")
-    if absent:
-        raise ModelError(f"{folder} has no {', '.join(absent)}; give a complete folder with safetensors weights")
-    return files
-
-
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Hash of the serialized tokenizer, whatever truncation and padding were last set; 32 hexadecimal digits."""
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -184,7 +157,7 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         )
     tokens = tokenizer_fingerprint(tokenizer)
     return BaseModel(
-        model_id=xxhash.xxh3_128_hexdigest(f"{weights} {tokens}".encode()),
+        model_id=_model_id(weights, tokens, folder),
         source=source,
         path=str(folder),
         revision=revision,
@@ -197,6 +170,11 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
     )
+
+
+def _model_id(weights: str, tokens: str, folder: Path) -> str:
+    """Fingerprint of weights, tokenizer and configuration; 32 hexadecimal digits."""
+    return fingerprint(weights, tokens, config_fingerprint(folder))
 
 
 def _converted(file: Path, target: Path) -> Path:
@@ -228,26 +206,6 @@ def _existing(file: Path) -> Path:
     if not file.is_file():
         raise ModelError(f"model file {file} does not exist; name one that does")
     return file
-
-
-def _file_hash(files: list[Path]) -> str:
-    """Hash of the names' order and the bytes of files, read in blocks; 32 hexadecimal digits."""
-    state = xxhash.xxh3_128()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                state.update(block)
-    return state.hexdigest()
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON; give a complete model folder") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is no JSON object; give a complete model folder")
-    return content
 
 
 def _first_line(error: Exception) -> str:

@@ -71,6 +71,37 @@ def test_weights_and_tokenizer_both_decide_the_models_id(folder, tmp_path):
     assert before.weights_fingerprint == other_tokenizer.weights_fingerprint != other_weights.weights_fingerprint
 
 
+def edit_config(folder, **changes):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}},
+        {"rms_norm_eps": 1e-5},
+        {"sliding_window": 16},
+        {"final_logit_softcapping": 30.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_the_configuration_says_of_the_computation_decides_the_models_id(folder, tmp_path, changes):
+    before = resolve(folder, tmp_path)
+    edit_config(folder, **changes)
+    after = resolve(folder, tmp_path)
+    assert after.model_id != before.model_id
+    assert after.weights_fingerprint == before.weights_fingerprint
+
+
+def test_what_moves_no_score_does_not_change_the_models_id(folder, tmp_path):
+    before = resolve(folder, tmp_path)
+    edit_config(
+        folder, dtype="bfloat16", transformers_version="5.0.0", _name_or_path="x", eos_token_id=[0, 7], use_cache=False
+    )
+    assert resolve(folder, tmp_path).model_id == before.model_id
+
+
 def test_truncation_and_padding_do_not_change_the_tokenizers_fingerprint(folder):
     tokenizer = load_tokenizer(folder)
     before = tokenizer_fingerprint(tokenizer)
