@@ -5,11 +5,13 @@ Belongs here: what can be said of a checkpoint without loading it.
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
+from safetensors import safe_open
 
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.perplexity.head import ModelError
@@ -55,6 +57,23 @@ def check_folder(folder: Path) -> list[Path]:
     if absent:
         raise ModelError(f"{folder} has no {', '.join(absent)}; give a complete folder with safetensors weights")
     return files
+
+
+WIDTHS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Floating-point dtypes as safetensors names them."""
+
+
+def widest_dtype(files: Sequence[Path]) -> torch.dtype:
+    """The narrowest dtype that holds every weight of these files exactly; float32 where none is floating-point.
+
+    Read from the weights themselves: the dtype in config.json is often another one, and transformers would round to it.
+    """
+    found = set()
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 - no mapping
+    held = [WIDTHS[name] for name in sorted(found) if name in WIDTHS]
+    return reduce(torch.promote_types, held) if held else torch.float32
 
 
 def config_fingerprint(folder: Path) -> str:

@@ -18,10 +18,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.fingerprint import fingerprint
-from ppl_assets.perplexity.checkpoint import check_folder, config_fingerprint, file_hash
+from ppl_assets.perplexity.checkpoint import check_folder, config_fingerprint, file_hash, widest_dtype
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.hub import download
-from ppl_assets.perplexity.precision import narrow_products
+from ppl_assets.perplexity.precision import exact_buffers, narrow_products
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
 
 GeneralTexts = Callable[[], Iterable[str]]
@@ -96,17 +96,19 @@ def load_model(
     """The model in eval mode: in float32, with narrow products, or (``auto``) as the checkpoint holds it.
 
     ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
-    1.7 % of perplexity. Where products are narrow only the inner matrices are: see
+    1.7 % of perplexity; with ``auto`` it rounds to whatever config.json says. As the checkpoint holds it means: in the
+    widest dtype of its weights. Where products are narrow only the inner matrices are: see
     :func:`ppl_assets.perplexity.precision.narrow_products`.
 
     Raises:
         ModelError: weights are missing from the checkpoint: transformers would fill them with random numbers.
     """
-    check_folder(Path(base.path))
+    held = widest_dtype(check_folder(Path(base.path)))
+    as_held = dtype in {"auto", *NARROW}
     disable_progress_bar()
     model, loaded = AutoModelForCausalLM.from_pretrained(
         base.path,
-        dtype="auto" if dtype in {"auto", *NARROW} else getattr(torch, dtype),
+        dtype=held if as_held else getattr(torch, dtype),
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -119,6 +121,8 @@ def load_model(
             f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; "
             "give a complete checkpoint"
         )
+    if as_held and held.itemsize < 4:
+        exact_buffers(model)
     if dtype in NARROW:
         narrow_products(model, getattr(torch, dtype))
     return model.to(device).eval()

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.errors import UserError
 from ppl_assets.perplexity import hub
+from ppl_assets.perplexity.checkpoint import widest_dtype
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.models import load_model, resolve_base_model, tokenizer_fingerprint
-from ppl_assets.perplexity.oracle import oracle_nll
+from ppl_assets.perplexity.oracle import compute_in_float64, oracle_nll
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer
-from ppl_assets_tests.perplexity.tiny import policy
+from ppl_assets_tests.perplexity.tiny import chunks_of, policy
 
 TINY = Recipe(vocabulary=300, hidden=32, layers=1, heads=2, context=32, tokens=640, batch_tokens=128)
 TEXTS = [f"def f{i}(x):\n    return x + {i}  # number {i}\n" * 4 for i in range(40)]
@@ -117,6 +120,71 @@ def test_a_model_is_loaded_in_the_dtype_asked_for_not_the_checkpoints(folder, tm
     again = load_model(resolve(folder, tmp_path))
     assert again.dtype == torch.float32
     assert not again.training
+
+
+def own_scores(base, chunks, dtype="float32"):
+    given = policy(base.bos_id, dtype=dtype, window_tokens=32)
+    return Scorer(load_model(base, dtype=dtype), given).score(chunks).nll
+
+
+def oracle_scores(base, chunks, dtype):
+    model64 = compute_in_float64(load_model(base, dtype=dtype))
+    return [oracle_nll(model64, chunk, policy(base.bos_id, window_tokens=32)) for chunk in chunks]
+
+
+def test_float32_weights_keep_every_bit_where_the_configuration_says_bfloat16(folder, tmp_path):
+    edit_config(folder, dtype="bfloat16")
+    base, chunks = resolve(folder, tmp_path), chunks_of([32, 20])
+    exact = dict(load_model(base).named_parameters())
+    assert all(torch.equal(held, exact[name]) for name, held in load_model(base, dtype="auto").named_parameters())
+    for name, held in load_model(base, dtype="float16").named_parameters():
+        assert torch.equal(held, exact[name].half() if "proj" in name else exact[name])
+    np.testing.assert_allclose(own_scores(base, chunks), oracle_scores(base, chunks, "auto"), rtol=1e-6)
+
+
+def test_the_widest_of_mixed_weights_is_kept(tmp_path):
+    save_file({"a": torch.ones(1, dtype=torch.bfloat16), "b": torch.ones(1, dtype=torch.int64)}, tmp_path / "x")
+    save_file({"c": torch.ones(1, dtype=torch.float16)}, tmp_path / "y")
+    assert widest_dtype([tmp_path / "x"]) == torch.bfloat16
+    assert widest_dtype([tmp_path / "x", tmp_path / "y"]) == torch.float32  # neither holds the other
+
+
+@pytest.fixture
+def gemma(folder, tmp_path):
+    """A bfloat16 Gemma 3 whose embedding scale, the root of 40, bfloat16 cannot hold."""
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=300,
+        hidden_size=40,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        pad_token_id=None,
+    )
+    Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return resolve(folder, tmp_path)
+
+
+def test_what_a_bfloat16_checkpoint_does_not_hold_is_computed_in_float32(gemma):
+    exact = dict(load_model(gemma).named_buffers())
+    assert float(exact["model.embed_tokens.embed_scale"]) == pytest.approx(40**0.5, rel=1e-7)
+    for dtype in ("auto", "float16", "bfloat16"):
+        model = load_model(gemma, dtype=dtype)
+        assert all(torch.equal(buffer, exact[name]) for name, buffer in model.named_buffers())
+        assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    assert {p.dtype for p in load_model(gemma, dtype="auto").parameters()} == {torch.bfloat16}
+
+
+def test_scorer_and_oracle_are_one_model_where_the_checkpoint_is_bfloat16(gemma):
+    chunks = chunks_of([32, 32, 20])
+    expected = oracle_scores(gemma, chunks, "float64")
+    np.testing.assert_allclose(oracle_scores(gemma, chunks, "auto"), expected, rtol=1e-7)
+    np.testing.assert_allclose(own_scores(gemma, chunks), expected, rtol=1e-6)
 
 
 def test_pickled_weights_are_refused(folder, tmp_path):
