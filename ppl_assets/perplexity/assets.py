@@ -17,7 +17,7 @@ from ppl_assets.perplexity.checks import judge_against_oracle, judge_completenes
 from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.landscape_rows import landscape_rows
 from ppl_assets.perplexity.loaded import cached_model, oracle_model
-from ppl_assets.perplexity.models import BaseModel, resolve_base_model
+from ppl_assets.perplexity.models import BaseModel, has_changed, resolve_base_model
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.scopes import landscape_scopes
@@ -63,6 +63,11 @@ def _files_of(source: str) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
+def _is_in_place(base: BaseModel) -> bool:
+    """Whether the model's folder is there and holds what it held."""
+    return Path(base.path).exists() and not has_changed(base)
+
+
 @dg.asset(
     group_name="perplexity",
     deps=[raw_corpus, test_documents],
@@ -80,7 +85,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = base_model_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
-    if commit is None or not Path(step.snapshot.only_row(BASE_MODEL)["path"]).exists():
+    if commit is None or not _is_in_place(stored_base_model(step.snapshot)):
         held_out = set(step.snapshot.read(TEST_DOCUMENTS, ["text_hash"])["text_hash"])
         progress = step.progress("tokens")
         resolved = resolve_base_model(

@@ -86,6 +86,20 @@ def resolve_base_model(
     return _described(source, folder, revision or weights, weights)
 
 
+def has_changed(base: BaseModel) -> bool:
+    """Whether weights or configuration on disk are others than those that the base model was resolved with.
+
+    A converted GGUF file lies in a folder of ours that is named after it: only its configuration is looked at.
+
+    Raises:
+        ModelError: files are missing.
+    """
+    folder = Path(base.path)
+    files = check_folder(folder)
+    weights = base.weights_fingerprint if base.source.endswith(".gguf") else file_hash(files)
+    return _model_id(weights, base.tokenizer_fingerprint, folder) != base.model_id
+
+
 NARROW = frozenset({"float16", "bfloat16"})
 """Dtypes that only matrix products have."""
 
@@ -101,8 +115,14 @@ def load_model(
     :func:`ppl_assets.perplexity.precision.narrow_products`.
 
     Raises:
-        ModelError: weights are missing from the checkpoint: transformers would fill them with random numbers.
+        ModelError: weights or configuration are not those that were resolved, or weights are missing from the
+            checkpoint: transformers would fill them with random numbers.
     """
+    if has_changed(base):
+        raise ModelError(
+            f"the weights or config.json in {base.path} have changed since base_model was materialized; "
+            "materialize base_model again"
+        )
     held = widest_dtype(check_folder(Path(base.path)))
     as_held = dtype in {"auto", *NARROW}
     disable_progress_bar()

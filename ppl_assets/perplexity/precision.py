@@ -38,8 +38,8 @@ def exact_buffers(model: PreTrainedModel) -> None:
 def narrow_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Hold the inner matrices in ``dtype`` and everything else in float32.
 
-    Embeddings, head, norms, biases and buffers keep every bit that the checkpoint has, states add up in float32 from layer to
-    layer, and only products are narrow. Experts that are one tensor of three dimensions stay float32.
+    Embeddings, head, norms, biases and buffers keep every bit that the checkpoint has, states add up in float32 from
+    layer to layer, and only products are narrow. Experts that are one tensor of three dimensions stay float32.
     """
     inner = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)}
     inner -= {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}

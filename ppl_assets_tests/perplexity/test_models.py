@@ -213,11 +213,26 @@ def test_a_missing_file_is_named(folder, tmp_path, name, message):
 
 
 def test_missing_weights_are_refused_rather_than_filled_with_random_numbers(folder, tmp_path):
-    base = resolve(folder, tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    edit_config(folder, num_hidden_layers=2)
     with pytest.raises(ModelError, match="lacks"):
-        load_model(base)
+        load_model(resolve(folder, tmp_path))
+
+
+@pytest.mark.parametrize("what", ["weights", "config"])
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_model_that_was_changed_after_it_was_resolved_is_refused(folder, tmp_path, what, dtype):
+    base = resolve(folder, tmp_path)
+    load_model(base, dtype=dtype)
+    if what == "weights":
+        random_again = load_model(base)
+        with torch.no_grad():
+            random_again.model.norm.weight.mul_(1.1)
+        random_again.save_pretrained(folder)
+    else:
+        edit_config(folder, rms_norm_eps=1e-5)
+    with pytest.raises(ModelError, match="changed since base_model was materialized; materialize base_model again"):
+        load_model(base, dtype=dtype)
+    load_model(resolve(folder, tmp_path), dtype=dtype)
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./no-such-folder", "no-such-file.gguf"])
