@@ -34,7 +34,7 @@ UNDECISIVE = frozenset(
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """The weight files of a model folder, sorted by name.
+    """The weight files of a model folder that transformers loads, sorted by name.
 
     Raises:
         ModelError: configuration or weights are missing, weights are pickled, or the checkpoint brings its own code.
@@ -48,15 +48,23 @@ def check_folder(folder: Path) -> list[Path]:
             )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote")
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    files = [folder / name for name in names]
+    files = [folder / name for name in _weight_names(folder)]
     absent = [file.name for file in files if not file.is_file()]
     if absent and any(next(folder.glob(pattern), None) for pattern in PICKLES):
         raise ModelError(f"{folder} holds pickled weights, which can run code when loaded; convert them to safetensors")
     if absent:
         raise ModelError(f"{folder} has no {', '.join(absent)}; give a complete folder with safetensors weights")
     return files
+
+
+def _weight_names(folder: Path) -> list[str]:
+    """What transformers reads: what config.json names, else one file, else the shards that an index names."""
+    whole, index = "model.safetensors", "model.safetensors.index.json"
+    found = next((name for name in (whole, index) if (folder / name).is_file()), whole)
+    wanted = str(_json(folder / "config.json").get("transformers_weights") or found)
+    if not wanted.endswith(".index.json") or not (folder / wanted).is_file():
+        return [wanted]
+    return sorted(set(_json(folder / wanted)["weight_map"].values()))
 
 
 WIDTHS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

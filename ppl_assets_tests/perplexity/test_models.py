@@ -212,6 +212,35 @@ def test_a_missing_file_is_named(folder, tmp_path, name, message):
         resolve(folder, tmp_path)
 
 
+def test_the_weights_that_are_loaded_are_those_that_are_hashed(folder, tmp_path):
+    """transformers reads model.safetensors where there are shards too."""
+    whole = resolve(folder, tmp_path)
+    model = load_model(whole)
+    (folder / "model.safetensors").rename(tmp_path / "whole")
+    model.save_pretrained(folder, max_shard_size="20KB")
+    sharded = resolve(folder, tmp_path)
+    assert sharded.weights_fingerprint != whole.weights_fingerprint
+    chunks = chunks_of([32])
+    expected = own_scores(sharded, chunks)
+    shutil.copy(tmp_path / "whole", folder / "model.safetensors")
+    both = resolve(folder, tmp_path)
+    assert both == whole
+    np.testing.assert_array_equal(own_scores(both, chunks), expected)
+    for shard in folder.glob("model-*.safetensors"):
+        shard.unlink()
+    assert resolve(folder, tmp_path) == whole  # an index without shards is no matter
+
+
+def test_the_weights_that_the_configuration_names_are_those_that_are_hashed(folder, tmp_path):
+    before = resolve(folder, tmp_path)
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    edit_config(folder, transformers_weights="other.safetensors")
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x01")
+    assert resolve(folder, tmp_path).weights_fingerprint == before.weights_fingerprint
+
+
 def test_missing_weights_are_refused_rather_than_filled_with_random_numbers(folder, tmp_path):
     edit_config(folder, num_hidden_layers=2)
     with pytest.raises(ModelError, match="lacks"):
