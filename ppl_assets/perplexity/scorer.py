@@ -21,7 +21,7 @@ from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_h
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.precision import computing_in
-from ppl_assets.perplexity.probe import keeps_documents_apart
+from ppl_assets.perplexity.probe import find_packing
 from ppl_assets.perplexity.scores import Scores, scores_of
 from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
 
@@ -101,10 +101,16 @@ class Scorer:
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
-        self.packs = keeps_documents_apart(model, self.longest, self.training_products)
+        packing = find_packing(model, self.longest, self.training_products)
+        self.packs = packing.kept
         if not self.packs:
             plain = ", and is not compiled" if compiled else ""
-            say(f"packed documents would not have the scores they have alone: the model gets equal lengths{plain}")
+            say(
+                f"packed documents would not have the scores they have alone ({packing.why}): the model gets equal "
+                f"lengths{plain}"
+            )
+        elif packing.why:
+            say(f"documents are attended by length, the variable-length kernel fails ({packing.why})")
         self.compiled = compiled and self.packs
         self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
         fixed = self.device.type == "cuda" or self.compiled if fixed_rows is None else fixed_rows
