@@ -62,11 +62,11 @@ def test_the_kernel_is_given_windows_groups_and_scale_as_it_means_them(window, k
 def test_the_kernels_call_is_one_graph(monkeypatch):
     """What it asks of torch is known before a model is compiled."""
     fake = torch.library.custom_op("ppl_assets_tests::kernel", stand_in, mutates_args=())
-    fake.register_fake(lambda query, *_given, **_named: torch.empty_like(query))
+    fake.register_fake(lambda query, _scale: torch.empty_like(query))
     monkeypatch.setattr(
         attention,
         "varlen",
-        SimpleNamespace(varlen_attn=lambda *given, scale, window_size, enable_gqa=False: fake(*given[:4], scale)),
+        SimpleNamespace(varlen_attn=lambda query, *_given, scale, **_named: fake(query, scale)),
     )
     query, (key, value) = torch.randn(1, 4, 48, 8), torch.randn(2, 1, 2, 48, 8)
     starts = torch.tensor([0, 16, 32, 48], dtype=torch.int32)
@@ -84,9 +84,7 @@ def test_a_backbone_that_attends_document_by_document_is_one_graph():
     assert found.graph_break_count == 0, found.break_reasons
 
 
-def stand_in(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, scale: float
-) -> torch.Tensor:
+def stand_in(query: torch.Tensor, scale: float) -> torch.Tensor:
     return query * scale
 
 
@@ -107,10 +105,8 @@ def test_a_kernel_that_fails_is_done_without_and_its_words_are_said(monkeypatch)
     scorer = Scorer(model, policy(dtype="float16"), 128, say=said.append)
     assert scorer.packs
     assert model.config._attn_implementation == attention.SPLIT
-    assert said == [
-        "documents are attended by length, the variable-length kernel fails (FlashAttention only supports Ampere GPUs "
-        "or newer.)"
-    ]
+    assert len(said) == 1
+    assert "the variable-length kernel fails (FlashAttention only supports Ampere GPUs or newer.)" in said[0]
     assert scorer.score(chunks).nll.tolist() == expected.tolist()
 
 
