@@ -1,4 +1,4 @@
-"""How a model is held whose matrix products are narrow, and how it computes wider than it is held."""
+"""How a model is held whose matrix products are narrow, how wide their sums are, and how it computes wider."""
 
 import copy
 from collections.abc import Iterator
@@ -13,6 +13,35 @@ from transformers.pytorch_utils import Conv1D
 
 Held = list[tuple[torch.Tensor, torch.Tensor]]
 """Parameters and buffers of a running module, each with its narrow values."""
+
+
+@contextmanager
+def float32_sums() -> Iterator[None]:
+    """Matrix products accumulate in float32 for a while, and float32 factors keep every bit, whatever the process says.
+
+    torch lets cuBLAS add the parts of a narrow product in float16 or bfloat16; ``torch.set_float32_matmul_precision``
+    rounds float32 factors to TF32, or to bfloat16.
+    """
+    matmul, of_cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    reductions = [f"allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")]
+    narrow = {name: (getattr(matmul, name), getattr(matmul, f"{name}_split_k", None)) for name in reductions}
+    accumulation, precisions = matmul.allow_fp16_accumulation, (matmul.fp32_precision, of_cpu.fp32_precision)
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set in torch's newer way alone
+        overall = "highest"
+    try:
+        for name in reductions:
+            setattr(matmul, name, False)
+        matmul.allow_fp16_accumulation = False
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(overall)
+        matmul.fp32_precision, of_cpu.fp32_precision = precisions
+        matmul.allow_fp16_accumulation = accumulation
+        for name, (reduced, split) in narrow.items():
+            setattr(matmul, name, reduced if split is None else (reduced, split))  # torch before 2.10 has one flag
 
 
 def exact_buffers(model: PreTrainedModel) -> None:

@@ -20,7 +20,7 @@ from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.precision import computing_in
+from ppl_assets.perplexity.precision import computing_in, float32_sums
 from ppl_assets.perplexity.probe import find_packing
 from ppl_assets.perplexity.scores import Scores, scores_of
 from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
@@ -94,14 +94,15 @@ class Scorer:
         self.model = model.to(device)
         self.policy, self.device, self._say = policy, torch.device(device), say
         self._products = wanted if wanted != held and wanted.itemsize == 2 else None  # float32 states, narrow products
-        with self._autocast(self.training_products):  # the range of bfloat16: a check must not overflow
+        with float32_sums(), self._autocast(self.training_products):  # the range of bfloat16: a check must not overflow
             self.head = read_head(model, self._products or held)
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", None) or policy.window_tokens)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
-        packing = find_packing(model, self.longest, self.training_products)
+        with float32_sums():
+            packing = find_packing(model, self.longest, self.training_products)
         self.packs = packing.kept
         if not self.packs:
             plain = ", and is not compiled" if compiled else ""
@@ -142,9 +143,10 @@ class Scorer:
         was_training = self.model.training
         self.model.eval()
         try:
-            self._fill(sums, sequences, lengths, np.flatnonzero(lengths), progress)
-            if self._products == torch.float16:
-                self._fill_overflowed(sums, sequences, lengths)
+            with float32_sums():
+                self._fill(sums, sequences, lengths, np.flatnonzero(lengths), progress)
+                if self._products == torch.float16:
+                    self._fill_overflowed(sums, sequences, lengths)
         finally:
             self.model.train(was_training)
         return scores_of(sums, lengths, [len(chunk) for chunk in chunks])
