@@ -21,7 +21,7 @@ from ppl_assets.perplexity.models import BaseModel, has_changed, resolve_base_mo
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.scopes import landscape_scopes
-from ppl_assets.perplexity.score_rows import ScoreSpool, merged
+from ppl_assets.perplexity.score_rows import ScoreSpool, digest, merged
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
 from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
@@ -125,7 +125,7 @@ def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, part
     metadata={**table_metadata(PERPLEXITY_SCORES), "scorers": column_schema(SCORERS)},
     description=(
         "Summed negative log-likelihood of every chunk under the frozen base model, and all that follows from it. "
-        "Only chunks without a score under the current scorer are computed; a killed run goes on where it was."
+        "Only chunks without a finite score under the current scorer are computed; a killed run goes on where it was."
     ),
 )
 def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -134,11 +134,14 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
     base = stored_base_model(step.snapshot)
     policy = study_policy(study, base)
     inputs = perplexity_scores_inputs(study, step.lake, step.snapshot, step.partition)
-    commit, scored = step.unchanged(inputs), Scored()
+    lost = {"corpus": step.partition, "scorer_id": policy.scorer_id, "status": "non_finite"}
+    is_whole = step.snapshot.read(PERPLEXITY_SCORES, ["chunk_id"], lost).is_empty()
+    commit, scored = step.unchanged(inputs) if is_whole else None, Scored()
     spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
     if commit is None:
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
+        stored = stored.filter(~(is_ours & (pl.col("status") == "non_finite")))  # computed once more
         known = {*stored.filter(is_ours)["chunk_id"], *spool.rows()["chunk_id"]}
         sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
         scored, facts = _scored(study, step, base, policy, spool, sizes, known)
@@ -146,8 +149,7 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
         writes = [step.stage(PERPLEXITY_SCORES, rows)]
         if (scorer := changed_scorer(step.snapshot, policy, facts)) is not None:
             writes.append(step.lake.stage(SCORERS, scorer, policy.scorer_id))
-        version = fingerprint(policy.scorer_id, rows.filter(is_ours)["chunk_id"].to_list())
-        commit = step.write(writes, inputs, version)
+        commit = step.write(writes, inputs, digest(rows.filter(is_ours)))
     spool.clear()  # committed, by this run or by one that was killed right after it
     return _scores_result(step, commit, scored)
 
@@ -218,18 +220,22 @@ def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.Materialize
     asset=perplexity_scores,
     blocking=True,
     partitions_def=CORPUS_PARTITIONS,
-    description="Every chunk has exactly one row under the scorer in force, and every score is finite and positive.",
+    description=(
+        "Every chunk has exactly one row under the scorer in force, and every score is finite and positive; a few "
+        "candidates without a finite score are a warning."
+    ),
 )
 def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Compare the partition's scores with its chunks."""
     partition, snapshot = context.partition_key, platform.lake.snapshot()
     policy = study_policy(platform.study, stored_base_model(snapshot))
-    ids = snapshot.read(CHUNKS, ["chunk_id"], {"corpus": partition})["chunk_id"]
+    stored = snapshot.read(CHUNKS, ["chunk_id", "split"], {"corpus": partition})
     rows = snapshot.read(
         PERPLEXITY_SCORES, ["chunk_id", "nll", "status"], {"corpus": partition, "scorer_id": policy.scorer_id}
     )
-    verdict = judge_completeness(ids, rows)
-    return dg.AssetCheckResult(passed=verdict.passed, description=verdict.sentence)
+    verdict = judge_completeness(stored, rows)
+    severity = dg.AssetCheckSeverity.ERROR if verdict.blocks else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(passed=verdict.passed, severity=severity, description=verdict.sentence)
 
 
 @dg.asset_check(

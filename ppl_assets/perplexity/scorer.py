@@ -59,7 +59,7 @@ class Scorer:
         seconds: where the time went, of all calls so far.
         slots: places computed so far, padding included.
         tokens: places of them that hold a token.
-        overflowed: chunks so far that float16 could not hold; they were scored in float32.
+        overflowed: chunks so far that were not finite in 16 bits; they were scored again in float32.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Scorer:
         try:
             with float32_sums():
                 self._fill(sums, sequences, lengths, np.flatnonzero(lengths), progress)
-                if self._products == torch.float16:
+                if getattr(torch, self.policy.dtype).itemsize < 4:
                     self._fill_overflowed(sums, sequences, lengths)
         finally:
             self.model.train(was_training)
@@ -177,14 +177,14 @@ class Scorer:
             waiting = np.setdiff1d(waiting, scored)
 
     def _fill_overflowed(self, sums: np.ndarray, sequences: Sequence[np.ndarray], lengths: np.ndarray) -> None:
-        """Compute in float32 what float16, whose greatest number is 65,504, cannot hold."""
+        """Compute in float32 what came out not finite: the greatest number of float16 is 65,504."""
         lost = np.flatnonzero((lengths > 0) & ~np.isfinite(sums).all(0))
         if not len(lost):
             return
         self.overflowed += len(lost)
         self._say(
-            f"{len(lost)} of {len(lengths)} chunks overflow float16 and are scored in float32; where most do, "
-            '[score] dtype = "float32" spares the first try'
+            f"{len(lost)} of {len(lengths)} chunks overflow {self.policy.dtype} and are scored in float32; where most "
+            'do, [score] dtype = "float32" spares the first try'
         )
         held = self._products, self.head, self.compiled, self._backbone
         self._products, self.head = None, replace(self.head, dtype=torch.float32)

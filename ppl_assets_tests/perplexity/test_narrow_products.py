@@ -56,6 +56,21 @@ def test_float16_stays_within_the_promise_that_bfloat16_breaks(base, chunks):
     assert coarse > 3 * fine
 
 
+def test_what_is_not_finite_in_bfloat16_is_scored_in_float32(monkeypatch):
+    """As in float16; the range is wider, and kernels still fail."""
+    chunks, model, inner = chunks_of([20, 33]), tiny_model(), scorer_module.backbone_states
+    scorer = Scorer(model, policy(dtype="bfloat16"), row_tokens=128)
+    expected = Scorer(tiny_model(), policy()).score(chunks).nll
+    monkeypatch.setattr(
+        scorer_module,
+        "backbone_states",
+        lambda *given: inner(*given) * (torch.nan if torch.is_autocast_enabled("cpu") else 1.0),
+    )
+    scores = scorer.score(chunks)
+    assert (scores.status, scorer.overflowed) == (["ok"] * 2, 2)
+    np.testing.assert_allclose(scores.nll, expected, rtol=1e-6)
+
+
 def large_model():
     """A model whose feed-forward sums pass 65,504, its inner matrices in float16."""
     model = tiny_model("llama")
