@@ -1,7 +1,7 @@
 """How long-running work tells a person where it is: amount done, rate, time left.
 
-The work calls :meth:`Progress.update`; who listens is decided outside: the command line draws bars, a Dagster run
-writes a line to its log now and then.
+The work calls :meth:`Progress.update`; who listens is decided outside: a Dagster run writes a line to its log now and
+then, and the command line draws bars besides.
 """
 
 import time
@@ -75,7 +75,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Send the progress of everything in this process to ``listener``, instead of the run's log."""
+    """Send the progress of everything in this process to ``listener`` too, besides the run's log."""
     _listeners.append(listener)
     try:
         yield
@@ -84,5 +84,11 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def start(unit: str, write: Callable[[str], None]) -> Progress:
-    """Begin a piece of work: whoever is listening hears of it, else ``write`` gets a line every ten seconds."""
-    return Progress(unit, _listeners[-1] if _listeners else every(10.0, write))
+    """Begin a piece of work: ``write`` gets a line every ten seconds, and whoever is listening hears of everything."""
+    log, others = every(10.0, write), _listeners[-1:]
+
+    def listen(progress: Progress) -> None:
+        for listener in (log, *others):
+            listener(progress)
+
+    return Progress(unit, listen)

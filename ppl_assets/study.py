@@ -168,7 +168,10 @@ class ScoreSection(Section):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="Of the matrix products. auto: float16 on CUDA (states stay float32), float32 on CPU."
     )
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="Attention kernel.")
+    attention: Literal["auto", "sdpa", "eager"] = Field(
+        "auto",
+        description="Attention: torch's fused kernels, or softmax written out; auto: sdpa where the model has it.",
+    )
     row_tokens: PositiveInt | None = Field(
         None, description="Tokens of one pass; empty: 2,048 on CPU, 16,384 on CUDA. Halved where memory runs out."
     )

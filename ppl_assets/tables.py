@@ -58,7 +58,7 @@ BASE_MODEL = LakeTable(
     "base_model",
     "",
     (
-        Column("model_id", _TEXT, "Fingerprint of weights and tokenizer together."),
+        Column("model_id", _TEXT, "Fingerprint of weights, configuration and tokenizer together."),
         Column("source", _TEXT, "What the study asked for."),
         Column("path", _TEXT, "Local folder or GGUF file that is loaded."),
         Column("revision", _TEXT, "Revision, recipe fingerprint or file hash."),

@@ -129,6 +129,12 @@ def test_values_that_do_not_fit_together_are_one_sentence(write, given, expected
     assert len(message.splitlines()) == 1
 
 
+def test_an_attention_that_does_not_exist_is_refused_with_those_that_do(write):
+    message = refused(write(MINIMAL + '[score]\nattention = "flash_attention_2"\n'))
+    assert "score.attention" in message
+    assert "'auto', 'sdpa' or 'eager'" in message
+
+
 def test_a_selection_too_small_to_be_trained_on_is_refused_unless_strategies_have_their_own_tokens(write):
     small = MINIMAL.replace("100_000", "32_767")
     assert "selection.tokens = 32767 are fewer" in refused(write(small))

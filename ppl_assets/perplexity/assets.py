@@ -17,11 +17,11 @@ from ppl_assets.perplexity.checks import judge_against_oracle, judge_completenes
 from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.landscape_rows import landscape_rows
 from ppl_assets.perplexity.loaded import cached_model, oracle_model
-from ppl_assets.perplexity.models import BaseModel, resolve_base_model
+from ppl_assets.perplexity.models import BaseModel, has_changed, resolve_base_model
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.scopes import landscape_scopes
-from ppl_assets.perplexity.score_rows import ScoreSpool, merged
+from ppl_assets.perplexity.score_rows import ScoreSpool, digest, merged
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
 from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
@@ -39,8 +39,11 @@ from ppl_assets.tables import (
     TEST_DOCUMENTS,
 )
 
-CODE_VERSION = "1"
-"""Of this stage's output; the scorer's arithmetic has a version of its own in the scorer's fingerprint."""
+CODE_VERSION = "2"
+"""Of this stage's output; the scorer's arithmetic has a version of its own in the scorer's fingerprint.
+
+2: a model's id is also of its configuration.
+"""
 
 
 def base_model_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:
@@ -60,6 +63,11 @@ def _files_of(source: str) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
+def _is_in_place(base: BaseModel) -> bool:
+    """Whether the model's folder is there and holds what it held."""
+    return Path(base.path).exists() and not has_changed(base)
+
+
 @dg.asset(
     group_name="perplexity",
     deps=[raw_corpus, test_documents],
@@ -77,7 +85,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = base_model_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
-    if commit is None or not Path(step.snapshot.only_row(BASE_MODEL)["path"]).exists():
+    if commit is None or not _is_in_place(stored_base_model(step.snapshot)):
         held_out = set(step.snapshot.read(TEST_DOCUMENTS, ["text_hash"])["text_hash"])
         progress = step.progress("tokens")
         resolved = resolve_base_model(
@@ -117,7 +125,7 @@ def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, part
     metadata={**table_metadata(PERPLEXITY_SCORES), "scorers": column_schema(SCORERS)},
     description=(
         "Summed negative log-likelihood of every chunk under the frozen base model, and all that follows from it. "
-        "Only chunks without a score under the current scorer are computed; a killed run goes on where it was."
+        "Only chunks without a finite score under the current scorer are computed; a killed run goes on where it was."
     ),
 )
 def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -126,11 +134,14 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
     base = stored_base_model(step.snapshot)
     policy = study_policy(study, base)
     inputs = perplexity_scores_inputs(study, step.lake, step.snapshot, step.partition)
-    commit, scored = step.unchanged(inputs), Scored()
+    lost = {"corpus": step.partition, "scorer_id": policy.scorer_id, "status": "non_finite"}
+    is_whole = step.snapshot.read(PERPLEXITY_SCORES, ["chunk_id"], lost).is_empty()
+    commit, scored = step.unchanged(inputs) if is_whole else None, Scored()
     spool = ScoreSpool(platform.root / "spool" / policy.scorer_id / step.partition)
     if commit is None:
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
+        stored = stored.filter(~(is_ours & (pl.col("status") == "non_finite")))  # computed once more
         known = {*stored.filter(is_ours)["chunk_id"], *spool.rows()["chunk_id"]}
         sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
         scored, facts = _scored(study, step, base, policy, spool, sizes, known)
@@ -138,8 +149,7 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
         writes = [step.stage(PERPLEXITY_SCORES, rows)]
         if (scorer := changed_scorer(step.snapshot, policy, facts)) is not None:
             writes.append(step.lake.stage(SCORERS, scorer, policy.scorer_id))
-        version = fingerprint(policy.scorer_id, rows.filter(is_ours)["chunk_id"].to_list())
-        commit = step.write(writes, inputs, version)
+        commit = step.write(writes, inputs, digest(rows.filter(is_ours)))
     spool.clear()  # committed, by this run or by one that was killed right after it
     return _scores_result(step, commit, scored)
 
@@ -210,18 +220,22 @@ def _scores_result(step: Step, commit: Commit, scored: Scored) -> dg.Materialize
     asset=perplexity_scores,
     blocking=True,
     partitions_def=CORPUS_PARTITIONS,
-    description="Every chunk has exactly one row under the scorer in force, and every score is finite and positive.",
+    description=(
+        "Every chunk has exactly one row under the scorer in force, and every score is finite and positive; a few "
+        "candidates without a finite score are a warning."
+    ),
 )
 def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Compare the partition's scores with its chunks."""
     partition, snapshot = context.partition_key, platform.lake.snapshot()
     policy = study_policy(platform.study, stored_base_model(snapshot))
-    ids = snapshot.read(CHUNKS, ["chunk_id"], {"corpus": partition})["chunk_id"]
+    stored = snapshot.read(CHUNKS, ["chunk_id", "split"], {"corpus": partition})
     rows = snapshot.read(
         PERPLEXITY_SCORES, ["chunk_id", "nll", "status"], {"corpus": partition, "scorer_id": policy.scorer_id}
     )
-    verdict = judge_completeness(ids, rows)
-    return dg.AssetCheckResult(passed=verdict.passed, description=verdict.sentence)
+    verdict = judge_completeness(stored, rows)
+    severity = dg.AssetCheckSeverity.ERROR if verdict.blocks else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(passed=verdict.passed, severity=severity, description=verdict.sentence)
 
 
 @dg.asset_check(

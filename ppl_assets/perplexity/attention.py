@@ -26,9 +26,15 @@ try:
 except ImportError:  # torch before 2.10
     varlen = None  # type: ignore[assignment]
 
+_VARLEN_TAKES = frozenset() if varlen is None else frozenset(inspect.signature(varlen.varlen_attn).parameters)
+"""The parameters of this torch's ``varlen_attn``: 2.10 says is_causal, later versions a window. Read here, since a
+compiled model cannot."""
+
 FUSED = "documents_sdpa"
+SPLIT = "documents_sdpa_by_length"
 PLAIN = "documents_eager"
-"""Names under which transformers knows the two functions: fused kernels, and softmax written out."""
+"""Names under which transformers knows the three functions: fused kernels, those without the variable-length one, and
+softmax written out."""
 
 HARMLESS = frozenset(
     {
@@ -50,6 +56,9 @@ HARMLESS = frozenset(
 VARLEN_HEAD = 256
 """Widest head of the flash kernel; it also wants a multiple of 8."""
 
+VARLEN_CAPABILITY = (8, 0)
+"""Oldest CUDA devices that the flash kernel runs on: Ampere. T4 and V100 are older."""
+
 
 class UnsupportedAttentionError(ValueError):
     """The model's attention does something that is not computed here; its own implementation has to be used."""
@@ -69,6 +78,7 @@ def _documents(
     sliding_window: int | None = None,
     softcap: float | None = None,
     fused: bool = True,
+    kernel: bool = True,
     **rest: object,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it.
@@ -87,6 +97,7 @@ def _documents(
         sliding_window: places that a token sees, itself included.
         softcap: ``softcap * tanh(products / softcap)``.
         fused: use torch's fused kernels; the soft cap is always written out.
+        kernel: use the variable-length kernel where it takes what is given.
         rest: what transformers passes along and attention does not need; anything else (sinks, biases) is refused.
 
     Returns:
@@ -110,7 +121,7 @@ def _documents(
         rows = 1
     longest = max_length_q or query.shape[2]
     window = sliding_window if sliding_window and sliding_window < longest else 0
-    if fused and softcap is None and not dropout and rows == 1 and _varlen_takes(query, value, window):
+    if fused and kernel and softcap is None and not dropout and rows == 1 and _varlen_takes(query, value, window):
         out = _varlen(query, key, value, cu_seq_lens_q, longest, scaling, window)
     else:
         attend = _attend_operator if torch.compiler.is_compiling() else _attend
@@ -127,30 +138,21 @@ def _one_row(states: Tensor) -> Tensor:
 def _varlen_takes(query: Tensor, value: Tensor, window: int) -> bool:
     size, low = query.shape[-1], query.dtype in {torch.bfloat16, torch.float16}
     fits = size == value.shape[-1] and size <= VARLEN_HEAD and size % 8 == 0
-    return (
-        varlen is not None and query.is_cuda and low and fits and (not window or "window_size" in _varlen_parameters())
-    )
-
-
-@lru_cache(maxsize=1)
-def _varlen_parameters() -> frozenset[str]:
-    """The parameters of this torch's ``varlen_attn``: 2.10 says is_causal, later versions a window."""
-    return frozenset(inspect.signature(varlen.varlen_attn).parameters)
+    return varlen is not None and query.is_cuda and low and fits and (not window or "window_size" in _VARLEN_TAKES)
 
 
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float, window: int
 ) -> Tensor:
     """All documents in one call of the flash kernel; tensors as in :func:`_documents`, of one row; window 0: none."""
-    known = _varlen_parameters()
-    given: dict[str, Any] = {"window_size": (window - 1, 0)} if "window_size" in known else {"is_causal": True}
+    given: dict[str, Any] = {"window_size": (window - 1, 0)} if "window_size" in _VARLEN_TAKES else {"is_causal": True}
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [width, heads, size]
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in known:
+    if groups > 1 and "enable_gqa" in _VARLEN_TAKES:
         given["enable_gqa"] = True
     elif groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    if "scale" in known:
+    if "scale" in _VARLEN_TAKES:
         given["scale"] = scaling
     elif scaling != query.shape[-1] ** -0.5:
         query = query * (scaling * query.shape[-1] ** 0.5)
@@ -225,26 +227,41 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float, soft
 
 
 AttentionInterface.register(FUSED, _documents)
+AttentionInterface.register(SPLIT, partial(_documents, kernel=False))
 AttentionInterface.register(PLAIN, partial(_documents, fused=False))
 
 
-def use_document_attention(model: PreTrainedModel) -> bool:
+def use_document_attention(model: PreTrainedModel, kernel: bool = True) -> bool:
     """Make the model attend document by document; False where its attention cannot be replaced.
 
-    Flash kernels of transformers stay: they read ``cu_seq_lens`` themselves.
+    Args:
+        model: the model.
+        kernel: use the variable-length kernel where the device has it.
     """
-    own = str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no public reader
-    if own in {FUSED, PLAIN} or own.startswith("flash"):
-        return True
-    if not model._can_set_attn_implementation():  # noqa: SLF001 - nor a public question
-        return False
-    model.__dict__["_ppl_assets_own_attention"] = own
-    model.set_attn_implementation(PLAIN if own == "eager" else FUSED)
+    now = _attention_of(model)
+    if now not in {FUSED, SPLIT, PLAIN}:
+        if not model._can_set_attn_implementation():  # noqa: SLF001 - transformers has no public question
+            return False
+        model.__dict__["_ppl_assets_own_attention"] = now
+    own = model.__dict__.get("_ppl_assets_own_attention", now)
+    _set_attention(model, PLAIN if own == "eager" else FUSED if kernel and _has_kernel(model.device) else SPLIT)
     return True
 
 
 def restore_own_attention(model: PreTrainedModel) -> None:
     """Give the model the attention back that it had before :func:`use_document_attention`."""
-    own = model.__dict__.get("_ppl_assets_own_attention")
-    if own is not None:
-        model.set_attn_implementation(own)
+    _set_attention(model, model.__dict__.get("_ppl_assets_own_attention") or _attention_of(model))
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Whether the variable-length kernel runs on a device; off CUDA nothing asks for it."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= VARLEN_CAPABILITY
+
+
+def _attention_of(model: PreTrainedModel) -> str:
+    return str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no public reader
+
+
+def _set_attention(model: PreTrainedModel, name: str) -> None:
+    if _attention_of(model) != name:
+        model.set_attn_implementation(name)

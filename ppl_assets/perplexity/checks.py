@@ -47,6 +47,14 @@ eight times coarser; no digits are promised.
 """
 
 
+NON_FINITE_SHARE = 0.01
+"""Share of a partition's chunks up to which the study goes on without those that have no finite score; one always may.
+A model that fails on more is broken, or its dtype is too narrow."""
+
+NAMED_CHUNKS = 5
+"""Chunks that a sentence names."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a check found.
@@ -55,29 +63,54 @@ class Verdict:
         passed: whether all is well.
         sentence: what was found, in plain words.
         worst_relative: largest relative difference from the float64 value; 0 where none was taken.
+        blocks: whether nothing may be built on what did not pass.
     """
 
     passed: bool
     sentence: str
     worst_relative: float = 0.0
+    blocks: bool = True
 
 
-def judge_completeness(chunk_ids: pl.Series, rows: pl.DataFrame) -> Verdict:
+def judge_completeness(chunks: pl.DataFrame, rows: pl.DataFrame) -> Verdict:
     """Whether every chunk has exactly one row, and every score is finite and positive.
 
+    Chunks on which the model returned no finite number are no candidates, and the next run computes them again: up to
+    :data:`NON_FINITE_SHARE` of them block nothing. Held-out ones always do, since losses are measured on them.
+
     Args:
-        chunk_ids: the partition's chunks.
+        chunks: chunk_id and split of the partition's chunks.
         rows: chunk_id, nll and status of the partition under one scorer.
     """
-    missing = len(set(chunk_ids) - set(rows["chunk_id"]))
+    missing = len(set(chunks["chunk_id"]) - set(rows["chunk_id"]))
     doubled = rows.height - rows["chunk_id"].n_unique()
     wrong = rows.filter((pl.col("status") == "ok") & ~(pl.col("nll").is_finite() & (pl.col("nll") > 0))).height
-    failed = rows.filter(pl.col("status") == "non_finite").height
+    lost = chunks.join(rows.filter(pl.col("status") == "non_finite"), "chunk_id", "semi").sort("chunk_id")
     sentence = (
-        f"{chunk_ids.len():,} chunks: {missing} without a score, {doubled} scored twice, {wrong} with an impossible "
-        f"score, {failed} on which the model returned no finite number."
+        f"{chunks.height:,} chunks: {missing} without a score, {doubled} scored twice, {wrong} with an impossible "
+        f"score, {lost.height} on which the model returned no finite number{_named(lost['chunk_id'])}."
     )
-    return Verdict(not (missing or doubled or wrong or failed), sentence)
+    if lost.height:
+        sentence += (
+            " They are no candidates, and the next materialization computes them again; where they stay, set [score] "
+            'dtype = "float32" or remove their documents.'
+        )
+    held_out = lost.filter(pl.col("split") != "candidate").height
+    if held_out:
+        sentence += (
+            f" {held_out} of them are held-out text, on which losses are measured: nothing goes on without them."
+        )
+    many = lost.height > max(1.0, NON_FINITE_SHARE * chunks.height)
+    if many:
+        sentence += f" More than {NON_FINITE_SHARE:.0%} are too many to go on without."
+    broken = bool(missing or doubled or wrong or held_out or many)
+    return Verdict(not broken and lost.is_empty(), sentence, blocks=broken)
+
+
+def _named(chunk_ids: pl.Series) -> str:
+    """The first chunks' ids in brackets; empty where there are none."""
+    more = ", ..." if chunk_ids.len() > NAMED_CHUNKS else ""
+    return f" ({', '.join(chunk_ids[:NAMED_CHUNKS])}{more})" if chunk_ids.len() else ""
 
 
 def sampled_scores(snapshot: Snapshot, corpus: str, scorer_id: str, draw: str) -> pl.DataFrame:

@@ -97,7 +97,7 @@ def backbone_states(
         [rows * width, hidden].
     """
     given: dict[str, Any] = {} if positions is None else {"position_ids": positions}
-    if starts is not None:  # transformers' own names, which its flash attention reads too
+    if starts is not None:  # transformers' own names, which it hands on to the attention
         given |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
     states = backbone(input_ids=inputs, use_cache=False, **given).last_hidden_state
     return states.reshape(-1, states.shape[-1])

@@ -16,5 +16,5 @@ def cached_model(base: BaseModel, device: str, dtype: str, attention: str) -> Pr
 
 @lru_cache(maxsize=1)
 def oracle_model(base: BaseModel, attention: str) -> PreTrainedModel:
-    """The base model from its checkpoint once more, on the CPU, computing in float64; flash kernels know no float64."""
-    return compute_in_float64(load_model(base, "cpu", "auto", "sdpa" if attention.startswith("flash") else attention))
+    """The base model from its checkpoint once more, on the CPU, computing in float64."""
+    return compute_in_float64(load_model(base, "cpu", "auto", attention))

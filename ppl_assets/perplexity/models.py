@@ -4,7 +4,6 @@ Belongs here: everything between what a study names and a loaded model. Weights 
 from pickle; code that a checkpoint brings along is never run.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.fingerprint import fingerprint
+from ppl_assets.perplexity.checkpoint import check_folder, config_fingerprint, file_hash, widest_dtype
 from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.hub import download
-from ppl_assets.perplexity.precision import narrow_products
+from ppl_assets.perplexity.precision import exact_buffers, narrow_products
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 GeneralTexts = Callable[[], Iterable[str]]
 
@@ -74,7 +73,7 @@ def resolve_base_model(
         folder = pretrain(recipe, general_texts(), cache, progress)
         revision = folder.name.removeprefix("recipe-")
     elif source.endswith(".gguf"):
-        weights = revision = _file_hash([_existing(Path(source))])
+        weights = revision = file_hash([_existing(Path(source))])
         folder = _converted(Path(source), cache / f"gguf-{weights}")
     elif Path(source).is_absolute() and Path(source).exists():
         folder, revision = Path(source), ""
@@ -83,8 +82,22 @@ def resolve_base_model(
     else:
         folder, revision = download(source, revision)
     files = check_folder(folder)
-    weights = weights or _file_hash(files)
+    weights = weights or file_hash(files)
     return _described(source, folder, revision or weights, weights)
+
+
+def has_changed(base: BaseModel) -> bool:
+    """Whether weights or configuration on disk are others than those that the base model was resolved with.
+
+    A converted GGUF file lies in a folder of ours that is named after it: only its configuration is looked at.
+
+    Raises:
+        ModelError: files are missing.
+    """
+    folder = Path(base.path)
+    files = check_folder(folder)
+    weights = base.weights_fingerprint if base.source.endswith(".gguf") else file_hash(files)
+    return _model_id(weights, base.tokenizer_fingerprint, folder) != base.model_id
 
 
 NARROW = frozenset({"float16", "bfloat16"})
@@ -97,17 +110,25 @@ def load_model(
     """The model in eval mode: in float32, with narrow products, or (``auto``) as the checkpoint holds it.
 
     ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
-    1.7 % of perplexity. Where products are narrow only the inner matrices are: see
+    1.7 % of perplexity; with ``auto`` it rounds to whatever config.json says. As the checkpoint holds it means: in the
+    widest dtype of its weights. Where products are narrow only the inner matrices are: see
     :func:`ppl_assets.perplexity.precision.narrow_products`.
 
     Raises:
-        ModelError: weights are missing from the checkpoint: transformers would fill them with random numbers.
+        ModelError: weights or configuration are not those that were resolved, or weights are missing from the
+            checkpoint: transformers would fill them with random numbers.
     """
-    check_folder(Path(base.path))
+    if has_changed(base):
+        raise ModelError(
+            f"the weights or config.json in {base.path} have changed since base_model was materialized; "
+            "materialize base_model again"
+        )
+    held = widest_dtype(check_folder(Path(base.path)))
+    as_held = dtype in {"auto", *NARROW}
     disable_progress_bar()
     model, loaded = AutoModelForCausalLM.from_pretrained(
         base.path,
-        dtype="auto" if dtype in {"auto", *NARROW} else getattr(torch, dtype),
+        dtype=held if as_held else getattr(torch, dtype),
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -120,35 +141,11 @@ def load_model(
             f"{base.path} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; "
             "give a complete checkpoint"
         )
+    if as_held and held.itemsize < 4:
+        exact_buffers(model)
     if dtype in NARROW:
         narrow_products(model, getattr(torch, dtype))
     return model.to(device).eval()
-
-
-def check_folder(folder: Path) -> list[Path]:
-    """The weight files of a model folder, sorted by name.
-
-    Raises:
-        ModelError: configuration or weights are missing, weights are pickled, or the checkpoint brings its own code.
-    """
-    for name in ("config.json", "tokenizer_config.json"):
-        file = folder / name
-        if file.is_file() and "auto_map" in _json(file):
-            raise ModelError(
-                f"{folder} brings its own code (auto_map in {name}), which is never run; "
-                "give a model that transformers knows"
-            )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote")
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    files = [folder / name for name in names]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent and any(next(folder.glob(pattern), None) for pattern in PICKLES):
-        raise ModelError(f"{folder} holds pickled weights, which can run code when loaded; convert them to safetensors")
-    if absent:
-        raise ModelError(f"{folder} has no {', '.join(absent)}; give a complete folder with safetensors weights")
-    return files
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -184,7 +181,7 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         )
     tokens = tokenizer_fingerprint(tokenizer)
     return BaseModel(
-        model_id=xxhash.xxh3_128_hexdigest(f"{weights} {tokens}".encode()),
+        model_id=_model_id(weights, tokens, folder),
         source=source,
         path=str(folder),
         revision=revision,
@@ -197,6 +194,11 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
     )
+
+
+def _model_id(weights: str, tokens: str, folder: Path) -> str:
+    """Fingerprint of weights, tokenizer and configuration; 32 hexadecimal digits."""
+    return fingerprint(weights, tokens, config_fingerprint(folder))
 
 
 def _converted(file: Path, target: Path) -> Path:
@@ -228,26 +230,6 @@ def _existing(file: Path) -> Path:
     if not file.is_file():
         raise ModelError(f"model file {file} does not exist; name one that does")
     return file
-
-
-def _file_hash(files: list[Path]) -> str:
-    """Hash of the names' order and the bytes of files, read in blocks; 32 hexadecimal digits."""
-    state = xxhash.xxh3_128()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                state.update(block)
-    return state.hexdigest()
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON; give a complete model folder") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is no JSON object; give a complete model folder")
-    return content
 
 
 def _first_line(error: Exception) -> str:

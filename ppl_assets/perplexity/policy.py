@@ -9,10 +9,11 @@ import transformers
 
 from ppl_assets.perplexity.head import ModelError
 
-SCORER_VERSION = "2"
+SCORER_VERSION = "3"
 """Raise it when a change in scorer, head, packing or attention changes a score; every chunk is then rescored.
 
 2: documents are attended one by one, and the head's log-sum-exp goes by tiles (the last digits of float32).
+3: narrow products accumulate in float32 on CUDA.
 """
 
 

@@ -3,6 +3,7 @@
 Belongs here: the table's derived columns, and the spool in which finished batches wait for the partition's one commit.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,6 +86,16 @@ class ScoreSpool:
         for file in self.folder.glob("*.parquet"):
             file.unlink()
         self.folder.rmdir()
+
+
+def digest(rows: pl.DataFrame) -> str:
+    """Fingerprint of every value of these rows, in their order; 32 hexadecimal digits."""
+    state = hashlib.blake2b(digest_size=16)
+    for column in rows.iter_columns():
+        is_text = column.dtype == pl.String
+        filled = column.fill_null("") if is_text else column.cast(pl.Float64).fill_null(float("nan"))
+        state.update("\n".join(filled).encode() if is_text else filled.to_numpy().tobytes())
+    return state.hexdigest()
 
 
 def merged(parts: Iterable[pl.DataFrame], chunk_ids: set[str]) -> pl.DataFrame:

@@ -20,8 +20,8 @@ from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.precision import computing_in
-from ppl_assets.perplexity.probe import keeps_documents_apart
+from ppl_assets.perplexity.precision import computing_in, float32_sums
+from ppl_assets.perplexity.probe import find_packing
 from ppl_assets.perplexity.scores import Scores, scores_of
 from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
 
@@ -59,7 +59,7 @@ class Scorer:
         seconds: where the time went, of all calls so far.
         slots: places computed so far, padding included.
         tokens: places of them that hold a token.
-        overflowed: chunks so far that float16 could not hold; they were scored in float32.
+        overflowed: chunks so far that were not finite in 16 bits; they were scored again in float32.
     """
 
     def __init__(
@@ -94,17 +94,24 @@ class Scorer:
         self.model = model.to(device)
         self.policy, self.device, self._say = policy, torch.device(device), say
         self._products = wanted if wanted != held and wanted.itemsize == 2 else None  # float32 states, narrow products
-        with self._autocast(self.training_products):  # the range of bfloat16: a check must not overflow
+        with float32_sums(), self._autocast(self.training_products):  # the range of bfloat16: a check must not overflow
             self.head = read_head(model, self._products or held)
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", None) or policy.window_tokens)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
-        self.packs = keeps_documents_apart(model, self.longest, self.training_products)
+        with float32_sums():
+            packing = find_packing(model, self.longest, self.training_products)
+        self.packs = packing.kept
         if not self.packs:
             plain = ", and is not compiled" if compiled else ""
-            say(f"packed documents would not have the scores they have alone: the model gets equal lengths{plain}")
+            say(
+                f"packed documents would not have the scores they have alone ({packing.why}): the model gets equal "
+                f"lengths{plain}"
+            )
+        elif packing.why:
+            say(f"documents are attended by length, the variable-length kernel fails ({packing.why})")
         self.compiled = compiled and self.packs
         self._backbone = torch.compile(model.base_model, dynamic=False) if self.compiled else model.base_model
         fixed = self.device.type == "cuda" or self.compiled if fixed_rows is None else fixed_rows
@@ -136,9 +143,10 @@ class Scorer:
         was_training = self.model.training
         self.model.eval()
         try:
-            self._fill(sums, sequences, lengths, np.flatnonzero(lengths), progress)
-            if self._products == torch.float16:
-                self._fill_overflowed(sums, sequences, lengths)
+            with float32_sums():
+                self._fill(sums, sequences, lengths, np.flatnonzero(lengths), progress)
+                if getattr(torch, self.policy.dtype).itemsize < 4:
+                    self._fill_overflowed(sums, sequences, lengths)
         finally:
             self.model.train(was_training)
         return scores_of(sums, lengths, [len(chunk) for chunk in chunks])
@@ -169,14 +177,14 @@ class Scorer:
             waiting = np.setdiff1d(waiting, scored)
 
     def _fill_overflowed(self, sums: np.ndarray, sequences: Sequence[np.ndarray], lengths: np.ndarray) -> None:
-        """Compute in float32 what float16, whose greatest number is 65,504, cannot hold."""
+        """Compute in float32 what came out not finite: the greatest number of float16 is 65,504."""
         lost = np.flatnonzero((lengths > 0) & ~np.isfinite(sums).all(0))
         if not len(lost):
             return
         self.overflowed += len(lost)
         self._say(
-            f"{len(lost)} of {len(lengths)} chunks overflow float16 and are scored in float32; where most do, "
-            '[score] dtype = "float32" spares the first try'
+            f"{len(lost)} of {len(lengths)} chunks overflow {self.policy.dtype} and are scored in float32; where most "
+            'do, [score] dtype = "float32" spares the first try'
         )
         held = self._products, self.head, self.compiled, self._backbone
         self._products, self.head = None, replace(self.head, dtype=torch.float32)

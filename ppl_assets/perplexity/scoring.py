@@ -45,7 +45,7 @@ class Scored:
         elapsed: seconds in all.
         seconds: where they went.
         packing_efficiency: tokens over computed places.
-        overflowed: chunks that float16 could not hold, scored in float32.
+        overflowed: chunks that were not finite in 16 bits, scored in float32.
         fraction_of_ceiling: floating-point operations a second over the machine's matrix products; None where unknown.
     """
 

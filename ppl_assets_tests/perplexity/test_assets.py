@@ -3,8 +3,9 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -12,6 +13,7 @@ import transformers
 
 from ppl_assets import __version__
 from ppl_assets.lake import Lake, Provenance
+from ppl_assets.perplexity.score_rows import digest
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
 from ppl_assets.tables import CHUNKS, PERPLEXITY_SCORES, SCORERS
@@ -142,3 +144,56 @@ def test_stored_scores_that_are_5e_6_off_fail_the_blocking_check(study, off, pas
     result = study.materialize("score_corpus", "easy")
     found = {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
     assert found == {"every_chunk_is_scored": True, "scores_match_the_oracle": passes}
+
+
+def without_a_finite_score(study):
+    """Make a chunk of the corpus easy have none, as a run would have left it; its id."""
+    of_easy = table(study, CHUNKS).filter((pl.col("corpus") == "easy") & (pl.col("split") == "candidate"))
+    chunk = of_easy["chunk_id"].sort()[0]
+    columns = "nll, nll_square_sum, ppl, log_ppl, bits_per_byte, max_token_nll, nll_first_half, nll_second_half"
+    emptied = ", ".join(f"{name} = NULL" for name in columns.split(", "))
+    with study.platform.lake.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE lake.perplexity_scores SET status = 'non_finite', {emptied} "
+            "WHERE corpus = 'easy' AND chunk_id = ?",
+            [chunk],
+        )
+    return chunk
+
+
+def version(study):
+    return study.platform.lake.snapshot().latest("perplexity_scores", "easy").data_version
+
+
+def test_a_chunk_without_a_finite_score_is_computed_again_though_nothing_changed(study):
+    order = ["corpus", "scorer_id", "chunk_id"]
+    before, known = table(study, PERPLEXITY_SCORES).sort(order), version(study)
+    without_a_finite_score(study)
+    result = study.materialize("score_corpus", "easy")
+    assert result.success
+    assert result.asset_materializations_for_node("perplexity_scores")[0].metadata["chunks_computed"].value == 1
+    after = table(study, PERPLEXITY_SCORES).sort(order)
+    assert after["status"].to_list() == before["status"].to_list()
+    np.testing.assert_allclose(after["nll"].to_numpy(), before["nll"].to_numpy(), rtol=1e-6)
+    again = study.materialize("score_corpus", "easy").asset_materializations_for_node("perplexity_scores")[0]
+    assert again.metadata["chunks_computed"].value == 0
+    assert again.metadata["outcome"].value.startswith("unchanged")
+    assert known  # what Dagster compares is a digest of the rows
+    assert version(study) == digest(after.filter(pl.col("corpus") == "easy"))
+
+
+def test_a_chunk_that_stays_without_a_finite_score_warns_with_its_id_and_stops_nothing(study, monkeypatch):
+    chunk, before = without_a_finite_score(study), version(study)
+    score = Scorer.score
+
+    def lost(scorer, chunks, progress=None):
+        scores = score(scorer, chunks, progress)
+        return replace(scores, nll=scores.nll * np.nan, status=["non_finite"] * len(chunks))
+
+    monkeypatch.setattr(Scorer, "score", lost)
+    result = study.materialize("score_corpus", "easy")
+    assert result.success
+    check = {found.check_name: found for found in result.get_asset_check_evaluations()}["every_chunk_is_scored"]
+    assert (check.passed, check.severity.value) == (False, "WARN")
+    assert chunk in check.description
+    assert version(study) != before

@@ -63,6 +63,10 @@ def test_bfloat16_is_accepted_to_a_hundredth():
     assert share("bfloat16", 300.0, 2.9, 100) < 1 < share("bfloat16", 300.0, 3.1, 100)
 
 
+def chunks(ids, held_out=()):
+    return pl.DataFrame({"chunk_id": ids, "split": ["test" if name in held_out else "candidate" for name in ids]})
+
+
 def rows(*given):
     schema = {"chunk_id": pl.String, "nll": pl.Float64, "status": pl.String}
     return pl.DataFrame(list(given), schema=schema, orient="row")
@@ -77,10 +81,27 @@ def rows(*given):
         ([("c", 3.0, "ok"), ("a", 1.0, "ok")], "1 scored twice"),
         ([("c", 0.0, "ok")], "1 with an impossible score"),
         ([("c", float("inf"), "ok")], "1 with an impossible score"),
-        ([("c", None, "non_finite")], "1 on which the model returned no finite number"),
     ],
 )
 def test_every_chunk_has_one_score_that_is_finite_and_positive(last, sentence):
-    found = judge_completeness(pl.Series(["a", "b", "c"]), rows(("a", 1.0, "ok"), ("b", 2.0, "ok"), *last))
+    found = judge_completeness(chunks(["a", "b", "c"]), rows(("a", 1.0, "ok"), ("b", 2.0, "ok"), *last))
     assert found.passed == (sentence is None), found.sentence
+    assert found.blocks == (sentence is not None)
     assert (sentence or "") in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("lost", "chunks_in_all", "held_out", "blocks"),
+    [(1, 3, [], False), (2, 150, [], True), (7, 1000, [], False), (11, 1000, [], True), (1, 1000, ["0000"], True)],
+)
+def test_a_few_candidates_without_a_finite_score_are_a_warning_that_names_them(lost, chunks_in_all, held_out, blocks):
+    ids = [f"{number:04}" for number in range(chunks_in_all)]
+    given = [
+        (name, None if number < lost else 1.0, "non_finite" if number < lost else "ok")
+        for number, name in enumerate(ids)
+    ]
+    found = judge_completeness(chunks(ids, held_out), rows(*given))
+    assert (found.passed, found.blocks) == (False, blocks)
+    assert f"{lost} on which the model returned no finite number ({', '.join(ids[: min(lost, 5)])}" in found.sentence
+    assert "computes them again" in found.sentence
+    assert ("held-out" in found.sentence) == bool(held_out)

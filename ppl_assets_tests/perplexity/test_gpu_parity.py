@@ -11,6 +11,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ppl_assets.perplexity import attention
+from ppl_assets.perplexity.head import backbone_states
 from ppl_assets.perplexity.landscape import moments
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
@@ -77,7 +78,7 @@ def test_windows_and_caps_in_narrow_products_agree_with_the_oracle(name):
     narrow_products(model, torch.float16)
     scorer = Scorer(model, policy(dtype="float16"), row_tokens=256, device="cuda")
     expected = [oracle_nll(tiny_model64(name), chunk, policy()) for chunk in chunks]
-    np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=1e-3)
+    np.testing.assert_allclose(scorer.score(chunks).nll, expected, rtol=5e-3)  # random weights: as on CPU
 
 
 def test_a_compiled_model_agrees(trained):
@@ -87,6 +88,16 @@ def test_a_compiled_model_agrees(trained):
     compiled = Scorer(model, given, 4096, "cuda", compiled=True, say=told.append)
     np.testing.assert_allclose(compiled.score(chunks).log_ppl, plain.log_ppl, atol=1e-3)
     assert compiled.compiled, told
+
+
+def test_a_backbone_with_the_kernel_is_one_graph(trained):
+    model = Scorer(load_model(trained, dtype="float16"), policy(dtype="float16"), device="cuda").model
+    starts = torch.tensor([0, 12, 24, 36], dtype=torch.int32, device="cuda")
+    positions = torch.arange(12, device="cuda").repeat(3)[None]
+    torch._dynamo.reset()
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16):
+        found = torch._dynamo.explain(backbone_states)(model.base_model, positions, positions, starts, 12)
+    assert found.graph_break_count == 0, found.break_reasons
 
 
 def test_running_out_of_memory_halves_the_rows_and_goes_on(trained):

@@ -8,9 +8,11 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
+from ppl_assets.perplexity import head, probe
+from ppl_assets.perplexity import scorer as scorer_module
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
-from ppl_assets.perplexity.precision import narrow_products
+from ppl_assets.perplexity.precision import float32_sums, narrow_products
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model, tiny_model64
@@ -54,6 +56,21 @@ def test_float16_stays_within_the_promise_that_bfloat16_breaks(base, chunks):
     assert coarse > 3 * fine
 
 
+def test_what_is_not_finite_in_bfloat16_is_scored_in_float32(monkeypatch):
+    """As in float16; the range is wider, and kernels still fail."""
+    chunks, model, inner = chunks_of([20, 33]), tiny_model(), scorer_module.backbone_states
+    scorer = Scorer(model, policy(dtype="bfloat16"), row_tokens=128)
+    expected = Scorer(tiny_model(), policy()).score(chunks).nll
+    monkeypatch.setattr(
+        scorer_module,
+        "backbone_states",
+        lambda *given: inner(*given) * (torch.nan if torch.is_autocast_enabled("cpu") else 1.0),
+    )
+    scores = scorer.score(chunks)
+    assert (scores.status, scorer.overflowed) == (["ok"] * 2, 2)
+    np.testing.assert_allclose(scores.nll, expected, rtol=1e-6)
+
+
 def large_model():
     """A model whose feed-forward sums pass 65,504, its inner matrices in float16."""
     model = tiny_model("llama")
@@ -81,6 +98,60 @@ def test_a_chunk_that_does_not_overflow_is_not_scored_again(base, chunks):
     told = []
     score(base, chunks, "float16", told.append)
     assert told == []
+
+
+REDUCTIONS = [
+    "allow_fp16_reduced_precision_reduction",
+    "allow_fp16_reduced_precision_reduction_split_k",
+    "allow_bf16_reduced_precision_reduction",
+    "allow_bf16_reduced_precision_reduction_split_k",
+    "allow_fp16_accumulation",
+]
+
+
+def precisions():
+    matmul = torch.backends.cuda.matmul
+    return [
+        *(getattr(matmul, name) for name in REDUCTIONS),
+        matmul.fp32_precision,
+        torch.backends.mkldnn.matmul.fp32_precision,
+    ]
+
+
+@pytest.fixture
+def hasty():
+    """A process in which every product may be rounded."""
+    matmul, before = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_accumulation = (False, False), True
+    yield precisions()
+    torch.set_float32_matmul_precision(before)
+    matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+    matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_accumulation = True, False
+
+
+def test_products_accumulate_in_float32_whatever_the_process_says_which_is_left_as_it_was(hasty, monkeypatch):
+    seen = []
+    for module in (scorer_module, probe, head):
+        inner = module.backbone_states
+        monkeypatch.setattr(
+            module, "backbone_states", lambda *given, inner=inner: seen.append(precisions()) or inner(*given)
+        )
+    Scorer(tiny_model(), policy()).score(chunks_of([20, 5]))
+    assert len(seen) == 1 + 5 + 1
+    for fp16, _, bf16, _, accumulation, cuda, cpu in seen:
+        assert (fp16, bf16, accumulation, cuda, cpu) == (False, False, False, "ieee", "ieee")
+    assert precisions() == hasty
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_precision_that_was_set_in_torchs_newer_way_is_left_as_it_was():
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    with float32_sums():
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 def test_a_model_that_is_not_finite_stays_so():

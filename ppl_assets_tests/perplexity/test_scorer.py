@@ -18,7 +18,7 @@ from ppl_assets.perplexity.accepted import ScoringError
 from ppl_assets.perplexity.head import ModelError, read_head
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.policy import resolve_policy
-from ppl_assets.perplexity.probe import keeps_documents_apart
+from ppl_assets.perplexity.probe import find_packing
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets_tests.perplexity.tiny import (
     CONTEXT,
@@ -120,7 +120,7 @@ def test_a_neighbour_cannot_change_a_score(name):
 
 def test_mixed_lengths_really_share_a_row_where_the_model_keeps_them_apart():
     assert [plan.packed for plan in scorer_of("llama").plans([3, 5, 9, 20], 128)] == [True]
-    assert keeps_documents_apart(tiny_model("llama"))
+    assert find_packing(tiny_model("llama")).kept
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -131,10 +131,10 @@ def test_a_model_that_lets_documents_see_each_other_is_not_packed(monkeypatch, d
         return inner(*given, cu_seq_lens_q=cu_seq_lens_q if cu_seq_lens_q is None else cu_seq_lens_q[[0, -1]], **named)
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, attention.FUSED, leaking)
-    assert not keeps_documents_apart(model)
+    assert not find_packing(model).kept
     assert model.config._attn_implementation == "sdpa"
     monkeypatch.undo()
-    assert keeps_documents_apart(tiny_model().to(dtype))
+    assert find_packing(tiny_model().to(dtype)).kept
 
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "phi3"])
