@@ -220,7 +220,7 @@ REACHABLE_REGION = LakeTable(
 
 _REGIME_COLUMNS = (
     Column("trial", _TEXT, "Trial: partition key of trial_losses."),
-    Column("regime", _TEXT, "Place in the design: grid-IJ, centre, an anchor's name, or next-IJ."),
+    Column("regime", _TEXT, "Place in the design: grid-IJ, centre, an anchor's name, next-IJ or place-N."),
     Column("mu_target", _REAL, "Mean perplexity asked for."),
     Column("sigma_target", _REAL, "Standard deviation asked for."),
     Column("mu", _REAL, "Mean perplexity drawn."),
@@ -386,6 +386,8 @@ FITTED_LAW = LakeTable(
         ),
         Column("equal_sigma_high", _REAL, "Greatest one.", nullable=True),
         Column("equal_regret_pct", _REAL, "Largest 95 % bound on regret among those places, % of loss.", nullable=True),
+        Column("further_mu", _REAL, "Mean of the trial that would settle an optimum on the edge.", nullable=True),
+        Column("further_sigma", _REAL, "Its standard deviation.", nullable=True),
     ),
 )
 

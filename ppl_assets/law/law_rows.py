@@ -133,4 +133,6 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "equal_sigma_low": equals.sigma[0] if equals else None,
         "equal_sigma_high": equals.sigma[1] if equals else None,
         "equal_regret_pct": equals.regret_pct if equals else None,
+        "further_mu": best.further_trial[0] if best.further_trial else None,
+        "further_sigma": best.further_trial[1] if best.further_trial else None,
     }
