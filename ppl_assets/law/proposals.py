@@ -86,6 +86,7 @@ def decide(
         obs,
         region,
         candidate_places(asked, grid, region, reachable, further),
+        prefixes,
         float(tokens),
         batch=study.trials.batch,
         affordable=affordable(study, cost_of_trials(study, snapshot, asked)),

@@ -69,7 +69,7 @@ def test_an_optimum_beside_an_anchor_draws_trials_to_it():
     noise = 0.004 * rng.standard_normal(len(PLACES))[run] + 0.002 * rng.standard_normal(len(run))
     loss = (3.5 + 1.5 / (1 + np.exp(-5.0 + g + 0.5 * np.log(tokens)))) * np.exp(noise)
     obs = Observations(mu, sigma, tokens, loss, run, 5.0, np.array(NAMES)[run])
-    step = next_step(obs, REGION, offered(), float(TOKENS[-1]), rule=StopRule(1e-9, 1e-9))
+    step = next_step(obs, REGION, offered(), list(TOKENS), float(TOKENS[-1]), rule=StopRule(1e-9, 1e-9))
     assert any(pick.mu > 1.1 * FACES[-1][0] for pick in step.picks)
 
 
