@@ -112,7 +112,8 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
         chosen = choose(results, study.law.target, study.law.sigma)
         corpus = (float(pool.candidates.ppl.mean()), float(pool.candidates.ppl.std()))
-        findings = checks(results, chosen, obs, region, noise, corpus)
+        screening = bool(losses["screening"].any())
+        findings = checks(results, chosen, obs, region, noise, corpus, screening)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
         rows = law_rows(judged(results, chosen), unused, noise)
         writes = [step.stage(FITTED_LAW, rows), step.stage(LAW_FINDINGS, finding_rows(findings))]

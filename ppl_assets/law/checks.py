@@ -25,6 +25,8 @@ HARD = 1e6
 LEAST_LOG_PRODUCT = 4.0
 """With mu, sigma > 1 a bowl of the paper's form needs ln mu* ln sigma* > 2 + p/q + q/p >= 4 (p = a1 s, q = b1 mu)."""
 
+FULL_TRAINING = "full_training"
+"""Finding that fails where the law is one of adapters; the selection repeats its sentence."""
 
 BEYOND = 0.1
 """Distance in log units, 10 %, from which the corpus' own moments lie outside what the trials covered."""
@@ -54,6 +56,7 @@ def checks(
     region: SearchRegion,
     noise_pct: float | None = None,
     corpus: tuple[float, float] | None = None,
+    screening: bool = False,
 ) -> list[Finding]:
     """Judge the measurements, the chosen fit and its optimum.
 
@@ -64,8 +67,9 @@ def checks(
         region: the region given to ``fit_all``.
         noise_pct: measured seed noise, % of loss, if known.
         corpus: (mu, sigma) of all candidates as they are now, if known.
+        screening: whether losses of low-rank adapters are among the measurements.
     """
-    found = [*_measurements(obs, noise_pct), _fitted(chosen)]
+    found = [*_measurements(obs, noise_pct), _full_training(screening), _fitted(chosen)]
     if corpus is not None:
         found.append(_covers(region, *corpus))
     if chosen.fit.is_usable:
@@ -100,6 +104,18 @@ def _measurements(obs: Observations, noise_pct: float | None) -> Iterator[Findin
         "No regime was repeated, so the seed noise is guessed from the residuals."
         if noise_pct is None
         else f"Repeated regimes differ by {noise_pct:.2f} % of loss between seeds.",
+    )
+
+
+def _full_training(screening: bool) -> Finding:
+    return Finding(
+        FULL_TRAINING,
+        not screening,
+        "warn",
+        "The law was fitted to a screening with low-rank adapters: it ranks regimes, and is not the law of full "
+        "training; set trials.lora_rank = 0 for that."
+        if screening
+        else "Every trial trained all weights.",
     )
 
 

@@ -75,6 +75,13 @@ def test_a_sound_study_passes_its_checks(bowl):
     assert all(passed(findings).values()), [f.sentence for f in findings if not f.passed]
 
 
+def test_a_law_of_adapters_says_that_it_is_none_of_full_training(bowl):
+    obs, region, results = bowl
+    findings = checks(results, choose(results), obs, region, measured_noise(obs), screening=True)
+    assert [f.name for f in findings if not f.passed] == ["full_training"]
+    assert {f.severity for f in findings if not f.passed} == {"warn"}
+
+
 def test_where_only_tokens_matter_the_checks_say_so():
     obs, region, results = study("nothing", noise=0.002, seed=2)
     result = passed(checks(results, choose(results), obs, region, measured_noise(obs)))
