@@ -233,15 +233,41 @@ def _reason(chosen: FormResult, lead: FormResult, close: list[FormResult], resul
         f"{chosen.left_out.p90_pct:.2f} % (90th percentile)"
     )
     if chosen is lead and len(close) == 1:
-        text += ", clearly better than every other form."
+        text += ", clearly better than every other form that could be chosen."
     elif chosen is lead:
-        text += f", best of all; {len(close) - 1} further forms are within its standard error and no simpler."
+        text += (
+            f", best of the forms that could be chosen; {len(close) - 1} further ones are within its standard error "
+            "and no simpler."
+        )
     else:
         text += (
-            f", within the standard error of the best, {lead.name} with {lead.left_out.median_pct:.2f} %, "
-            "and has no more coefficients than any other within it."
+            f", within the standard error of the best that could be chosen, {lead.name} with "
+            f"{lead.left_out.median_pct:.2f} %, and has no more coefficients than any other within it."
         )
-    return text + _tokens_only(chosen, results) + _log_moments(chosen, results) + _disagreement(chosen, close) + note
+    return (
+        text
+        + _excluded(lead, results)
+        + _tokens_only(chosen, results)
+        + _log_moments(chosen, results)
+        + _disagreement(chosen, close)
+        + note
+    )
+
+
+def _excluded(lead: FormResult, results: list[FormResult]) -> str:
+    """The best form in raw moments that its status kept from being chosen, where it predicts better than the lead."""
+    better = [
+        r
+        for r in results
+        if r.key.statistics == "raw" and r.fit.form != "d_only" and r.fit.is_usable and _error(r) < _error(lead)
+    ]
+    if not better:
+        return ""
+    best = min(better, key=_error)
+    return (
+        f" {best.name} errs less, {best.left_out.median_pct:.2f} %, but could not be chosen: "
+        f"its status is {best.fit.status}."
+    )
 
 
 def _log_moments(chosen: FormResult, results: list[FormResult]) -> str:

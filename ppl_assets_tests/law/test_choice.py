@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,19 @@ def test_the_true_form_is_chosen_and_the_reason_says_why(bowl):
     assert chosen.key == ("quadratic", "anchored", "deviation", "raw")
     assert "left-out runs" in chosen.choice_reason
     assert chosen.optimum.kind == "interior_bowl"
+
+
+def test_a_form_that_errs_less_but_has_no_floor_is_named_in_the_reason(bowl):
+    results, best = bowl[2], choose(bowl[2])
+    floorless = [replace(r, fit=replace(r.fit, status="e_at_bound")) if r.key == best.key else r for r in results]
+    chosen = choose(floorless)
+    assert chosen.key != best.key
+    assert f"{best.name} errs less" in chosen.choice_reason
+    assert "its status is e_at_bound" in chosen.choice_reason
+    for said in (chosen.choice_reason, best.choice_reason):
+        assert "best of all" not in said
+        assert "every other form." not in said
+    assert "could not be chosen" not in best.choice_reason
 
 
 def test_all_forms_are_compared_on_the_same_points(bowl):
