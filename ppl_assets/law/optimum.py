@@ -206,12 +206,17 @@ def _kind(point: Conditions | None, is_bowl: bool, share: float, p_value: float)
 def _sentence(found: Optimum) -> str:
     """The optimum in plain words."""
     doubt = ""
-    if found.kind != "flat" and found.effect_p > SIGNIFICANT:
+    if found.kind != "flat" and found.effect_p > SIGNIFICANT and not _is_demoted(found):
         doubt = (
             f" The runs differ beyond the noise, but this form explains that no better than chance "
             f"(p = {found.effect_p:.2f})."
         )
     return _verdict(found) + doubt
+
+
+def _is_demoted(found: Optimum) -> bool:
+    """Whether a bowl is weak although enough refits agree: its surface is not significant."""
+    return found.kind == "weak_bowl" and found.bowl_share >= SURE
 
 
 def _verdict(found: Optimum) -> str:
@@ -228,6 +233,11 @@ def _verdict(found: Optimum) -> str:
     share = "" if np.isnan(found.bowl_share) else f"{100 * found.bowl_share:.0f} % of the refits"
     if found.kind == "interior_bowl":
         return f"The loss has its minimum inside what was tried, at {place}; {share} agree."
+    if _is_demoted(found):
+        return (
+            f"The fit has its minimum inside what was tried, at {place}, and {share} agree, but this form explains the "
+            f"runs no better than chance (p = {found.effect_p:.2f})."
+        )
     if found.kind == "weak_bowl":
         agree = f"only {share} agree" if share else "no refits were made to confirm it"
         return f"The fit has its minimum inside what was tried, at {place}, but {agree}."
