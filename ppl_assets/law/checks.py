@@ -174,17 +174,17 @@ def _optimum(chosen: FormResult) -> Iterator[Finding]:
 
 
 def _better_than_tokens(results: list[FormResult], chosen: FormResult) -> Finding:
-    plain = [float(np.mean(r.left_out.by_run)) for r in results if r.fit.form == "d_only" and r.fit.is_usable]
-    least, own = min(plain, default=float("nan")), float(np.mean(chosen.left_out.by_run))
+    plain = [r.error_pct for r in results if r.fit.form == "d_only" and r.fit.is_usable]
+    least, own = min(plain, default=float("nan")), chosen.error_pct
     if not np.isfinite(own):
         return Finding(
-            "better_than_tokens_alone", False, "warn", "There are too few runs to leave one out and predict it."
+            "better_than_tokens_alone", False, "warn", "There are too few regimes to leave one out and predict it."
         )
     return Finding(
         "better_than_tokens_alone",
         own < least,
         "warn",
-        f"Left-out runs are predicted to {100 * own:.2f} % on average, by tokens alone to {100 * least:.2f} %.",
+        f"Left-out regimes are predicted to {own:.2f} % on average, by tokens alone to {least:.2f} %.",
     )
 
 

@@ -266,5 +266,6 @@ def _refused(obs: Observations, region: SearchRegion, candidates: FloatArray) ->
     elif not len(candidates):
         why = "no subset of the candidates can be a trial: lower trials.tokens or add text"
     else:
-        why = f"no form of the law with a surface can be judged on {len(obs.runs)} runs: raise regimes.grid or repeats"
+        regimes = len(np.unique(obs.regime_index))
+        why = f"no form of the law with a surface can be judged on {regimes} regimes: raise regimes.grid"
     return SequentialStep("refused", f"Nothing can be proposed: {why}.")

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.truths import FAMILIES, TOKENS, draw_truth, simulated
 from ppl_assets.law.fit import fit
-from ppl_assets.law.leave_out import leave_one_run_out
+from ppl_assets.law.leave_out import leave_one_regime_out
 from ppl_assets.law.plausible import left_out_square, plausible_forms
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.sequential import StopRule, next_step
@@ -84,7 +84,7 @@ def test_a_spent_budget_ends_the_trials_and_a_small_one_cuts_the_batch():
 def test_what_cannot_be_judged_is_refused_in_a_sentence():
     few = step_at(observed(places=FACES[[0, 2, 6, 8]])[1])
     assert few.status == "refused"
-    assert "4 runs" in few.sentence
+    assert "4 regimes" in few.sentence
     strip = next_step(observed()[1], SearchRegion(*FACES[:3].T), PLACES, TOKENS, 64e3)
     assert strip.status == "refused"
     assert "strip" in strip.sentence
@@ -116,7 +116,7 @@ def test_the_form_that_made_the_data_weighs_most():
 
 def test_left_out_errors_are_those_of_real_refits():
     obs = trials("quadratic bowl", run_noise=0.002, point_noise=0.001, seed=2)
-    refitted = leave_one_run_out(obs, "quadratic", "anchored").by_run
+    refitted = leave_one_regime_out(obs, "quadratic", "anchored").by_run
     assert left_out_square(fit(obs, "quadratic", "anchored")) == pytest.approx(np.mean(refitted**2), rel=0.2)
 
 

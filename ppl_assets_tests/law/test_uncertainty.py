@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from ppl_assets.law.fit import fit
-from ppl_assets.law.leave_out import held_out_largest, leave_one_run_out, pairwise_accuracy, rank_correlation
+from ppl_assets.law.leave_out import (
+    held_out_largest,
+    leave_one_regime_out,
+    leave_one_run_out,
+    pairwise_accuracy,
+    rank_correlation,
+)
 from ppl_assets.law.observations import Observations
 from ppl_assets.law.uncertainty import akaike_weights, bootstrap, delta_interval, effect_p_value, noise_parts
 from ppl_assets_tests.law.synthetic import GRID, TRUTHS, trials, truth
@@ -16,6 +22,22 @@ def test_a_left_out_run_is_predicted_by_a_fit_that_saw_none_of_its_points():
     expected = rest.predict(obs.mu[mine], obs.sigma[mine], obs.tokens[mine])
     np.testing.assert_allclose(left_out.predicted[left_out.run == 4], expected, rtol=1e-7)
     assert len(left_out.by_run) == len(obs.runs)
+
+
+def test_a_left_out_regime_leaves_no_run_of_its_own_behind():
+    obs = trials("edge", run_noise=0.002, seed=1)
+    left_out = leave_one_regime_out(obs, "no_interaction", "anchored")
+    centre = obs.regime == "200-110"
+    assert len(np.unique(obs.run[centre])) == 4
+    rest = fit(obs.subset(~centre), "no_interaction", "anchored")
+    expected = rest.predict(obs.mu[centre], obs.sigma[centre], obs.tokens[centre])
+    np.testing.assert_allclose(left_out.predicted[left_out.run == "200-110"], expected, rtol=1e-7)
+    assert len(left_out.by_run) == len(GRID)
+
+
+def test_repeats_of_one_regime_alone_cannot_be_predicted_from_each_other():
+    left_out = leave_one_regime_out(trials("edge", 0.002, regimes=[GRID[0]] * 8), "no_interaction", "anchored")
+    assert np.isnan(left_out.predicted).all()
 
 
 def test_an_exact_law_predicts_left_out_runs_exactly():
