@@ -388,6 +388,12 @@ FITTED_LAW = LakeTable(
         Column("equal_regret_pct", _REAL, "Largest 95 % bound on regret among those places, % of loss.", nullable=True),
         Column("further_mu", _REAL, "Mean of the trial that would settle an optimum on the edge.", nullable=True),
         Column("further_sigma", _REAL, "Its standard deviation.", nullable=True),
+        Column(
+            "loo_regime_pct",
+            _REAL,
+            "Mean leave-one-regime-out error, % of loss: what the choice rests on.",
+            nullable=True,
+        ),
     ),
 )
 

@@ -101,6 +101,7 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "coefficients_low": low.tolist(),
         "coefficients_high": high.tolist(),
         "rms_pct": law.rms_pct,
+        "loo_regime_pct": result.error_pct,
         "loo_median_pct": left_out.median_pct,
         "loo_p90_pct": left_out.p90_pct,
         "loo_max_pct": left_out.max_pct,

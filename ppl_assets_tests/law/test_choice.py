@@ -1,10 +1,12 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import candidates, choose, fit_all, judged
+from ppl_assets.law.law_rows import law_rows
 from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.region import SearchRegion
 from ppl_assets_tests.law.synthetic import GRID, trials
@@ -48,6 +50,13 @@ def test_a_form_that_errs_less_but_has_no_floor_is_named_in_the_reason(bowl):
         assert "best of all" not in said
         assert "every other form." not in said
     assert "could not be chosen" not in best.choice_reason
+
+
+def test_the_error_that_the_choice_rests_on_is_stored(bowl):
+    chosen = choose(bowl[2])
+    row = law_rows(judged(bowl[2], chosen), 0, None).filter(pl.col("is_chosen")).row(0, named=True)
+    assert row["loo_regime_pct"] == pytest.approx(100 * np.mean(chosen.left_regimes.by_run))
+    assert f"{row['loo_regime_pct']:.2f} % on average" in row["choice_reason"]
 
 
 def test_all_forms_are_compared_on_the_same_points(bowl):
