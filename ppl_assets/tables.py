@@ -394,6 +394,19 @@ FITTED_LAW = LakeTable(
             "Mean leave-one-regime-out error, % of loss: what the choice rests on.",
             nullable=True,
         ),
+        Column(
+            "across_forms", _TEXT, "Chosen row: the forms within one standard error of it, itself first.", nullable=True
+        ),
+        Column("across_mu_low", _REAL, "Least lower end of these forms' intervals of mu_optimum.", nullable=True),
+        Column("across_mu_high", _REAL, "Greatest upper end.", nullable=True),
+        Column("across_sigma_low", _REAL, "Least lower end of their intervals of sigma_optimum.", nullable=True),
+        Column("across_sigma_high", _REAL, "Greatest upper end.", nullable=True),
+        Column(
+            "across_equal_share",
+            _REAL,
+            "Share of the region that at least one of them cannot tell from its optimum.",
+            nullable=True,
+        ),
     ),
 )
 

@@ -6,6 +6,7 @@ import polars as pl
 from ppl_assets import plots
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.law.across import across_sentence
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.indistinguishable import equals_sentence
@@ -165,6 +166,13 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
             best["equal_share"],
             (best["equal_mu_low"], best["equal_mu_high"]),
             (best["equal_sigma_low"], best["equal_sigma_high"]),
+        )
+    if best["across_forms"] is not None:
+        metadata["over_forms_that_predict_as_well"] = across_sentence(
+            best["across_forms"],
+            (best["across_mu_low"], best["across_mu_high"]),
+            (best["across_sigma_low"], best["across_sigma_high"]),
+            best["across_equal_share"],
         )
     law = chosen_law(rows)
     regimes = all_trials(snapshot)

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ppl_assets.law.across import AcrossForms, across_forms
 from ppl_assets.law.fit import LawFit, fit
 from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind
 from ppl_assets.law.leave_out import (
@@ -52,6 +53,7 @@ class FormResult:
         aicc_weight: Akaike weight among the forms of its link.
         is_chosen: whether its optimum is the target.
         choice_reason: why it was chosen, or not.
+        across: of the chosen form, its optimum together with those of the forms within one standard error of it.
     """
 
     fit: LawFit
@@ -63,6 +65,7 @@ class FormResult:
     aicc_weight: float = 0.0
     is_chosen: bool = False
     choice_reason: str = ""
+    across: AcrossForms | None = None
 
     @property
     def name(self) -> str:
@@ -183,7 +186,7 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
     lead = min(pool, key=_error)
     close = [r for r in pool if r is lead or _is_close(r, lead)]
     chosen = min(close, key=lambda r: (len(r.fit.surface_coefficients), _error(r)))
-    return replace(chosen, is_chosen=True, choice_reason=_reason(chosen, lead, close, results, note))
+    return _marked(chosen, _reason(chosen, lead, close, results, note), pool)
 
 
 def judged(results: list[FormResult], chosen: FormResult) -> list[FormResult]:
@@ -211,7 +214,14 @@ def _paper(results: list[FormResult], sigma: SigmaKind) -> FormResult:
             f" Left-out regimes are predicted to {paper.error_pct:.2f} % by it and to "
             f"{best.error_pct:.2f} % by {best.name}, which would have been chosen."
         )
-    return replace(paper, is_chosen=True, choice_reason=reason)
+    return _marked(paper, reason, _pool(results)[0])
+
+
+def _marked(chosen: FormResult, reason: str, pool: list[FormResult]) -> FormResult:
+    """The chosen result with its reason, and what the forms within one standard error of it say together with it."""
+    near = [r for r in pool if r.key != chosen.key and np.isfinite(_error(r)) and _is_close(r, chosen)]
+    across = across_forms({r.name: r.optimum for r in (chosen, *near)})
+    return replace(chosen, is_chosen=True, choice_reason=reason, across=across)
 
 
 def _pool(results: list[FormResult]) -> tuple[list[FormResult], str]:

@@ -78,7 +78,7 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
     if result.bootstrap is not None:
         low, high = result.bootstrap.coefficient_intervals()
         floor = result.bootstrap.floor_interval()
-    equals = best.equals
+    equals, across = best.equals, result.across
     # Without a surface the runs are ordered by who was left out alone: the rank is then -1 by construction.
     ranks = len(law.surface_coefficients) > 0
     return {
@@ -136,4 +136,10 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "equal_regret_pct": equals.regret_pct if equals else None,
         "further_mu": best.further_trial[0] if best.further_trial else None,
         "further_sigma": best.further_trial[1] if best.further_trial else None,
+        "across_forms": "; ".join(across.forms) if across else None,
+        "across_mu_low": across.mu[0] if across else None,
+        "across_mu_high": across.mu[1] if across else None,
+        "across_sigma_low": across.sigma[0] if across else None,
+        "across_sigma_high": across.sigma[1] if across else None,
+        "across_equal_share": across.equal_share if across else None,
     }
