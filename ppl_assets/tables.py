@@ -394,6 +394,7 @@ FITTED_LAW = LakeTable(
             "Mean leave-one-regime-out error, % of loss: what the choice rests on.",
             nullable=True,
         ),
+        Column("refits_failed", _INT, "Bootstrap refits dropped because they did not come to rest.", nullable=True),
         Column(
             "across_forms", _TEXT, "Chosen row: the forms within one standard error of it, itself first.", nullable=True
         ),

@@ -75,6 +75,7 @@ def checks(
     if chosen.fit.is_usable:
         found += [
             *_fit(chosen),
+            *_refits(chosen),
             *_optimum(chosen),
             _better_than_tokens(results, chosen),
             _bowl_possible(chosen, region),
@@ -152,6 +153,20 @@ def _fit(chosen: FormResult) -> Iterator[Finding]:
     )
     floor_known = law.status not in ("e_at_bound", "e_near_min")
     yield Finding("floor_identified", floor_known, "warn", f"{law.reason[0].upper()}{law.reason[1:]}.")
+
+
+def _refits(chosen: FormResult) -> Iterator[Finding]:
+    """Whether the intervals stand on all refits; nothing where none were asked for."""
+    refits = chosen.bootstrap
+    if refits is not None:
+        asked = refits.failed + len(refits.E)
+        yield Finding(
+            "refits_complete",
+            refits.status == "complete",
+            "warn",
+            f"{refits.failed} of {asked} refits did not come to rest and were dropped"
+            + (": intervals come out too narrow." if refits.status != "complete" else "."),
+        )
 
 
 def _optimum(chosen: FormResult) -> Iterator[Finding]:

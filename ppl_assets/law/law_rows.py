@@ -75,7 +75,7 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
     law, left_out, best = result.fit, result.left_out, result.optimum
     low = high = np.full(len(law.coefficients), np.nan)
     floor = (np.nan, np.nan)
-    if result.bootstrap is not None:
+    if result.bootstrap is not None and result.bootstrap.status != "failed":
         low, high = result.bootstrap.coefficient_intervals()
         floor = result.bootstrap.floor_interval()
     equals, across = best.equals, result.across
@@ -136,6 +136,7 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "equal_regret_pct": equals.regret_pct if equals else None,
         "further_mu": best.further_trial[0] if best.further_trial else None,
         "further_sigma": best.further_trial[1] if best.further_trial else None,
+        "refits_failed": result.bootstrap.failed if result.bootstrap else None,
         "across_forms": "; ".join(across.forms) if across else None,
         "across_mu_low": across.mu[0] if across else None,
         "across_mu_high": across.mu[1] if across else None,

@@ -106,6 +106,21 @@ def test_a_law_of_adapters_says_that_it_is_none_of_full_training(bowl):
     assert {f.severity for f in findings if not f.passed} == {"warn"}
 
 
+@pytest.mark.parametrize(("kept", "is_said"), [(20, False), (15, True), (0, True)])
+def test_dropped_refits_are_counted_and_said(bowl, kept, is_said):
+    obs, region, results = bowl
+    chosen = choose(results)
+    refits = replace(
+        chosen.bootstrap,
+        E=chosen.bootstrap.E[:kept],
+        coefficients=chosen.bootstrap.coefficients[:kept],
+        failed=20 - kept,
+    )
+    poor = replace(chosen, bootstrap=refits)
+    assert law_rows([poor], 0, None)["refits_failed"].item() == 20 - kept
+    assert passed(checks(results, poor, obs, region))["refits_complete"] is not is_said
+
+
 def test_where_only_tokens_matter_the_checks_say_so():
     obs, region, results = study("nothing", noise=0.002, seed=2)
     result = passed(checks(results, choose(results), obs, region, measured_noise(obs)))
