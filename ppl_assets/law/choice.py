@@ -22,7 +22,7 @@ from ppl_assets.law.leave_out import (
 from ppl_assets.law.observations import FloatArray, Observations, Statistics
 from ppl_assets.law.optimum import Optimum, find_optimum
 from ppl_assets.law.region import SearchRegion
-from ppl_assets.law.uncertainty import BootstrapResult, akaike_weights, bootstrap
+from ppl_assets.law.uncertainty import BootstrapResult, akaike_weights, bootstrap, no_intervals
 
 Target = Literal["best_form", "paper"]
 
@@ -48,7 +48,7 @@ class FormResult:
         left_out: its leave-one-run-out predictions.
         left_regimes: its leave-one-regime-out predictions, on which the choice rests.
         largest: its prediction of the largest token count from all smaller ones.
-        bootstrap: its refits; None where refused or none were asked for.
+        bootstrap: its refits; None where refused, none were asked for, or the runs are too few for intervals.
         optimum: its optimum.
         aicc_weight: Akaike weight among the forms of its link.
         is_chosen: whether its optimum is the target.
@@ -130,7 +130,7 @@ def fit_all(
         seen, where = views[candidate.statistics]
         law = replace(fit(seen, *candidate[:3]), set_aside=len(obs) - len(common))
         refits = None
-        if replicates and law.is_usable:
+        if replicates and law.is_usable and not no_intervals(law):
             refits = bootstrap(seen, law, replicates=replicates, seed=seed, confidence=confidence)
         results.append(
             FormResult(

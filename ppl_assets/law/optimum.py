@@ -20,6 +20,7 @@ from ppl_assets.law.uncertainty import (
     Interval,
     between_runs,
     effect_p_value,
+    no_intervals,
     noise_parts,
 )
 
@@ -46,7 +47,7 @@ class Optimum:
         mu_interval: of the location over bootstrap refits; nan without a bootstrap.
         sigma_interval: the same.
         predicted_loss: at (mu, sigma) and ``tokens``, nats a token.
-        predicted_interval: bootstrap percentiles, or the delta method's without a bootstrap.
+        predicted_interval: bootstrap percentiles, or the delta method's without a bootstrap; nan with too few runs.
         regret_pct: median over refits of the loss given away by (mu, sigma) against the refit's own best, % of loss.
         regret_bound_pct: its 95 % quantile.
         range_pct: greatest over least predicted loss in the region, minus one, %.
@@ -134,7 +135,9 @@ def find_optimum(
         equals=spread.equals,
         statistics=law.observations.statistics,
     )
-    return replace(found, sentence=_sentence(found))
+    why_not = no_intervals(law)
+    sentence = _sentence(found)
+    return replace(found, sentence=f"{sentence} There are no intervals: {why_not}." if why_not else sentence)
 
 
 @dataclass(frozen=True)
