@@ -39,6 +39,16 @@ def test_the_true_form_is_chosen_and_the_reason_says_why(bowl):
     assert chosen.optimum.kind == "interior_bowl"
 
 
+def test_forms_that_the_target_cannot_rest_on_get_fewer_refits(monkeypatch):
+    monkeypatch.setattr("ppl_assets.law.choice.FEWER_REFITS", 5)
+    results = study("quadratic bowl")[2]
+    refits = {r.key: len(r.bootstrap.E) for r in results}
+    chosen = choose(results)
+    assert {r.name for r in results if refits[r.key] > 5} >= {chosen.name, *chosen.across.forms}
+    assert refits["paper", "paper", "deviation", "raw"] > 5
+    assert refits["d_only", "paper", "deviation", "raw"] <= 5
+
+
 def test_a_form_that_errs_less_but_has_no_floor_is_named_in_the_reason(bowl):
     results, best = bowl[2], choose(bowl[2])
     floorless = [replace(r, fit=replace(r.fit, status="e_at_bound")) if r.key == best.key else r for r in results]
