@@ -132,7 +132,7 @@ def sequential_regrets(truth: Truth, runs: tuple[int, ...], seed: int) -> tuple[
         obs = simulated(truth, places, RUN_NOISE, POINT_NOISE, seed)
         if count in runs:
             found.append(regret(truth, obs))
-        step = next_step(obs, region, CANDIDATES, float(TOKENS[-1]), batch=BATCH, seed=seed)
+        step = next_step(obs, region, CANDIDATES, list(TOKENS), float(TOKENS[-1]), batch=BATCH, seed=seed)
         if step.status == "regret_reached" and not stopped:
             stopped = count
         picked = [(pick.mu, pick.sigma) for pick in step.picks] or [tuple(CENTRE[0])] * BATCH

@@ -110,4 +110,6 @@ def simulated(truth: Truth, places: FloatArray, run_noise: float, point_noise: f
     noise = run_noise * offsets[:, :1] + point_noise * offsets[:, 1:]
     loss = truth.loss(mu, sigma, tokens) * np.exp(noise.ravel())
     base = BASE_LOSS if truth.link == "anchored" else max(BASE_LOSS, 1.02 * float(loss.max()))
-    return Observations(mu, sigma, tokens, loss, np.repeat(np.arange(count), points), base)
+    regime = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+    run = np.repeat(np.arange(count), points)
+    return Observations(mu, sigma, tokens, loss, run, base, regime[run])

@@ -220,7 +220,7 @@ REACHABLE_REGION = LakeTable(
 
 _REGIME_COLUMNS = (
     Column("trial", _TEXT, "Trial: partition key of trial_losses."),
-    Column("regime", _TEXT, "Place in the design: grid-IJ, centre, an anchor's name, or next-IJ."),
+    Column("regime", _TEXT, "Place in the design: grid-IJ, centre, an anchor's name, next-IJ or place-N."),
     Column("mu_target", _REAL, "Mean perplexity asked for."),
     Column("sigma_target", _REAL, "Standard deviation asked for."),
     Column("mu", _REAL, "Mean perplexity drawn."),
@@ -386,6 +386,28 @@ FITTED_LAW = LakeTable(
         ),
         Column("equal_sigma_high", _REAL, "Greatest one.", nullable=True),
         Column("equal_regret_pct", _REAL, "Largest 95 % bound on regret among those places, % of loss.", nullable=True),
+        Column("further_mu", _REAL, "Mean of the trial that would settle an optimum on the edge.", nullable=True),
+        Column("further_sigma", _REAL, "Its standard deviation.", nullable=True),
+        Column(
+            "loo_regime_pct",
+            _REAL,
+            "Mean leave-one-regime-out error, % of loss: what the choice rests on.",
+            nullable=True,
+        ),
+        Column("refits_failed", _INT, "Bootstrap refits dropped because they did not come to rest.", nullable=True),
+        Column(
+            "across_forms", _TEXT, "Chosen row: the forms within one standard error of it, itself first.", nullable=True
+        ),
+        Column("across_mu_low", _REAL, "Least lower end of these forms' intervals of mu_optimum.", nullable=True),
+        Column("across_mu_high", _REAL, "Greatest upper end.", nullable=True),
+        Column("across_sigma_low", _REAL, "Least lower end of their intervals of sigma_optimum.", nullable=True),
+        Column("across_sigma_high", _REAL, "Greatest upper end.", nullable=True),
+        Column(
+            "across_equal_share",
+            _REAL,
+            "Share of the region that at least one of them cannot tell from its optimum.",
+            nullable=True,
+        ),
     ),
 )
 

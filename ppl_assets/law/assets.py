@@ -6,6 +6,7 @@ import polars as pl
 from ppl_assets import plots
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
+from ppl_assets.law.across import across_sentence
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.indistinguishable import equals_sentence
@@ -112,7 +113,8 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
         chosen = choose(results, study.law.target, study.law.sigma)
         corpus = (float(pool.candidates.ppl.mean()), float(pool.candidates.ppl.std()))
-        findings = checks(results, chosen, obs, region, noise, corpus)
+        screening = bool(losses["screening"].any())
+        findings = checks(results, chosen, obs, region, noise, corpus, screening)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
         rows = law_rows(judged(results, chosen), unused, noise)
         writes = [step.stage(FITTED_LAW, rows), step.stage(LAW_FINDINGS, finding_rows(findings))]
@@ -131,6 +133,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "sigma_kind",
         "status",
         "rms_pct",
+        "loo_regime_pct",
         "loo_median_pct",
         "loo_max_pct",
         "loo_rank",
@@ -147,6 +150,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "findings": dg.MetadataValue.md(as_markdown_table(findings.select("passed", "severity", "sentence"))),
     }
     for name in (
+        "loo_regime_pct",
         "loo_median_pct",
         "rms_pct",
         "mu_optimum",
@@ -162,6 +166,13 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
             best["equal_share"],
             (best["equal_mu_low"], best["equal_mu_high"]),
             (best["equal_sigma_low"], best["equal_sigma_high"]),
+        )
+    if best["across_forms"] is not None:
+        metadata["over_forms_that_predict_as_well"] = across_sentence(
+            best["across_forms"],
+            (best["across_mu_low"], best["across_mu_high"]),
+            (best["across_sigma_low"], best["across_sigma_high"]),
+            best["across_equal_share"],
         )
     law = chosen_law(rows)
     regimes = all_trials(snapshot)

@@ -25,6 +25,8 @@ HARD = 1e6
 LEAST_LOG_PRODUCT = 4.0
 """With mu, sigma > 1 a bowl of the paper's form needs ln mu* ln sigma* > 2 + p/q + q/p >= 4 (p = a1 s, q = b1 mu)."""
 
+FULL_TRAINING = "full_training"
+"""Finding that fails where the law is one of adapters; the selection repeats its sentence."""
 
 BEYOND = 0.1
 """Distance in log units, 10 %, from which the corpus' own moments lie outside what the trials covered."""
@@ -54,6 +56,7 @@ def checks(
     region: SearchRegion,
     noise_pct: float | None = None,
     corpus: tuple[float, float] | None = None,
+    screening: bool = False,
 ) -> list[Finding]:
     """Judge the measurements, the chosen fit and its optimum.
 
@@ -64,13 +67,15 @@ def checks(
         region: the region given to ``fit_all``.
         noise_pct: measured seed noise, % of loss, if known.
         corpus: (mu, sigma) of all candidates as they are now, if known.
+        screening: whether losses of low-rank adapters are among the measurements.
     """
-    found = [*_measurements(obs, noise_pct), _fitted(chosen)]
+    found = [*_measurements(obs, noise_pct), _full_training(screening), _fitted(chosen)]
     if corpus is not None:
         found.append(_covers(region, *corpus))
     if chosen.fit.is_usable:
         found += [
             *_fit(chosen),
+            *_refits(chosen),
             *_optimum(chosen),
             _better_than_tokens(results, chosen),
             _bowl_possible(chosen, region),
@@ -100,6 +105,18 @@ def _measurements(obs: Observations, noise_pct: float | None) -> Iterator[Findin
         "No regime was repeated, so the seed noise is guessed from the residuals."
         if noise_pct is None
         else f"Repeated regimes differ by {noise_pct:.2f} % of loss between seeds.",
+    )
+
+
+def _full_training(screening: bool) -> Finding:
+    return Finding(
+        FULL_TRAINING,
+        not screening,
+        "warn",
+        "The law was fitted to a screening with low-rank adapters: it ranks regimes, and is not the law of full "
+        "training; set trials.lora_rank = 0 for that."
+        if screening
+        else "Every trial trained all weights.",
     )
 
 
@@ -138,6 +155,20 @@ def _fit(chosen: FormResult) -> Iterator[Finding]:
     yield Finding("floor_identified", floor_known, "warn", f"{law.reason[0].upper()}{law.reason[1:]}.")
 
 
+def _refits(chosen: FormResult) -> Iterator[Finding]:
+    """Whether the intervals stand on all refits; nothing where none were asked for."""
+    refits = chosen.bootstrap
+    if refits is not None:
+        asked = refits.failed + len(refits.E)
+        yield Finding(
+            "refits_complete",
+            refits.status == "complete",
+            "warn",
+            f"{refits.failed} of {asked} refits did not come to rest and were dropped"
+            + (": intervals come out too narrow." if refits.status != "complete" else "."),
+        )
+
+
 def _optimum(chosen: FormResult) -> Iterator[Finding]:
     best = chosen.optimum
     yield Finding("optimum_inside", best.kind in ("interior_bowl", "weak_bowl"), "warn", best.sentence)
@@ -158,17 +189,17 @@ def _optimum(chosen: FormResult) -> Iterator[Finding]:
 
 
 def _better_than_tokens(results: list[FormResult], chosen: FormResult) -> Finding:
-    plain = [float(np.mean(r.left_out.by_run)) for r in results if r.fit.form == "d_only" and r.fit.is_usable]
-    least, own = min(plain, default=float("nan")), float(np.mean(chosen.left_out.by_run))
+    plain = [r.error_pct for r in results if r.fit.form == "d_only" and r.fit.is_usable]
+    least, own = min(plain, default=float("nan")), chosen.error_pct
     if not np.isfinite(own):
         return Finding(
-            "better_than_tokens_alone", False, "warn", "There are too few runs to leave one out and predict it."
+            "better_than_tokens_alone", False, "warn", "There are too few regimes to leave one out and predict it."
         )
     return Finding(
         "better_than_tokens_alone",
         own < least,
         "warn",
-        f"Left-out runs are predicted to {100 * own:.2f} % on average, by tokens alone to {100 * least:.2f} %.",
+        f"Left-out regimes are predicted to {own:.2f} % on average, by tokens alone to {least:.2f} %.",
     )
 
 

@@ -1,7 +1,7 @@
 """All forms side by side, and the one whose optimum is the target.
 
 Every form is fitted to the same observations (those with L < L0, which the anchored link needs), so that AICc and
-leave-one-run-out errors compare across forms and links alike.
+left-out errors compare across forms and links alike.
 """
 
 from dataclasses import dataclass, replace
@@ -9,18 +9,28 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ppl_assets.law.across import AcrossForms, across_forms
 from ppl_assets.law.fit import LawFit, fit
 from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind
-from ppl_assets.law.leave_out import HeldOutLargest, LeaveOneRunOut, held_out_largest, leave_one_run_out
+from ppl_assets.law.leave_out import (
+    HeldOutLargest,
+    LeaveOneRunOut,
+    held_out_largest,
+    leave_one_regime_out,
+    leave_one_run_out,
+)
 from ppl_assets.law.observations import FloatArray, Observations, Statistics
 from ppl_assets.law.optimum import Optimum, find_optimum
 from ppl_assets.law.region import SearchRegion
-from ppl_assets.law.uncertainty import BootstrapResult, akaike_weights, bootstrap
+from ppl_assets.law.uncertainty import BootstrapResult, akaike_weights, bootstrap, no_intervals
 
 Target = Literal["best_form", "paper"]
 
 DISAGREE_PCT = 0.1
 """Loss given away by a close rival's optimum, in % of loss, from which the two are said to disagree."""
+
+FEWER_REFITS = 200
+"""Most refits of a form that is shown for comparison alone. All 20 forms with 1000 each take 35 processor seconds."""
 
 
 class Candidate(NamedTuple):
@@ -39,22 +49,26 @@ class FormResult:
     Attributes:
         fit: the fit.
         left_out: its leave-one-run-out predictions.
+        left_regimes: its leave-one-regime-out predictions, on which the choice rests.
         largest: its prediction of the largest token count from all smaller ones.
-        bootstrap: its refits; None where refused or none were asked for.
+        bootstrap: its refits; None where refused, none were asked for, or the runs are too few for intervals.
         optimum: its optimum.
         aicc_weight: Akaike weight among the forms of its link.
         is_chosen: whether its optimum is the target.
         choice_reason: why it was chosen, or not.
+        across: of the chosen form, its optimum together with those of the forms within one standard error of it.
     """
 
     fit: LawFit
     left_out: LeaveOneRunOut
+    left_regimes: LeaveOneRunOut
     largest: HeldOutLargest
     bootstrap: BootstrapResult | None
     optimum: Optimum
     aicc_weight: float = 0.0
     is_chosen: bool = False
     choice_reason: str = ""
+    across: AcrossForms | None = None
 
     @property
     def name(self) -> str:
@@ -62,6 +76,11 @@ class FormResult:
         variance = ", sigma as variance" if self.fit.sigma_kind == "variance" else ""
         logs = ", log moments" if self.key.statistics == "log" else ""
         return f"{self.fit.form} ({self.fit.link} link{variance}{logs})"
+
+    @property
+    def error_pct(self) -> float:
+        """Mean over left-out regimes of their root mean square error, % of loss; nan where one cannot be predicted."""
+        return 100.0 * float(np.mean(self.left_regimes.by_run)) if len(self.left_regimes.run) else float("nan")
 
     @property
     def key(self) -> Candidate:
@@ -101,7 +120,7 @@ def fit_all(
         region: where optima are looked for.
         tokens: D of the predictions; the largest observed where absent.
         noise_pct: measured seed noise, % of loss, if known.
-        replicates: bootstrap refits a form; 0 for none.
+        replicates: bootstrap refits of a form that the target may rest on, of others at most FEWER_REFITS; 0 for none.
         seed: seed of the bootstrap, the same for every form.
         confidence: level of the intervals.
     """
@@ -113,19 +132,32 @@ def fit_all(
     for candidate in candidates(common.has_logs):
         seen, where = views[candidate.statistics]
         law = replace(fit(seen, *candidate[:3]), set_aside=len(obs) - len(common))
-        refits = None
-        if replicates and law.is_usable:
-            refits = bootstrap(seen, law, replicates=replicates, seed=seed, confidence=confidence)
         results.append(
             FormResult(
                 fit=law,
                 left_out=leave_one_run_out(seen, *candidate[:3]),
+                left_regimes=leave_one_regime_out(seen, *candidate[:3]),
                 largest=held_out_largest(seen, *candidate[:3]),
-                bootstrap=refits,
-                optimum=find_optimum(law, where, refits, noise_pct, tokens),
+                bootstrap=None,
+                optimum=find_optimum(law, where, None, noise_pct, tokens),
             )
         )
+    decisive = _decisive(results)
+    for place, result in enumerate(results):
+        if replicates and result.fit.is_usable and not no_intervals(result.fit):
+            seen, where = views[result.key.statistics]
+            number = replicates if result.key in decisive else min(replicates, FEWER_REFITS)
+            refits = bootstrap(seen, result.fit, replicates=number, seed=seed, confidence=confidence)
+            best = find_optimum(result.fit, where, refits, noise_pct, tokens)
+            results[place] = replace(result, bootstrap=refits, optimum=best)
     return _weighted(results)
+
+
+def _decisive(results: list[FormResult]) -> set[Candidate]:
+    """Forms that the target rests on or may rest on: the one chosen, those within one standard error, the paper's."""
+    chosen = choose(results)
+    near = {r.key for r in _pool(results)[0] if _is_close(r, chosen)}
+    return {chosen.key, *near, Candidate("paper", "paper", "deviation"), Candidate("paper", "paper", "variance")}
 
 
 def _weighted(results: list[FormResult]) -> list[FormResult]:
@@ -140,9 +172,9 @@ def _weighted(results: list[FormResult]) -> list[FormResult]:
 def choose(results: list[FormResult], target: Target = "best_form", sigma: SigmaKind = "deviation") -> FormResult:
     """The result whose optimum is the target, with the reason in plain words.
 
-    best_form: the leader is the converged form with the least mean leave-one-run-out error over runs; a form is close
-    where its error exceeds the leader's by less than one standard error of their difference over runs; of the close
-    ones the one with the fewest coefficients is taken, then the least error (the one-standard-error rule of
+    best_form: the leader is the converged form with the least mean leave-one-regime-out error; a form is close where
+    its error exceeds the leader's by less than one standard error of their difference over regimes; of the close ones
+    the one with the fewest coefficients is taken, then the least error (the one-standard-error rule of
     Breiman et al. 1984). In 144 simulated studies of 12 runs and 36 points this found the true form in 76 %,
     leave-one-out alone in 73 %, AICc among the close ones in 68 %, AICc alone in 65 %: AICc believes the points of a
     run to be independent evidence. The chosen form's own error is the least of several and a little too good.
@@ -169,7 +201,7 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
     lead = min(pool, key=_error)
     close = [r for r in pool if r is lead or _is_close(r, lead)]
     chosen = min(close, key=lambda r: (len(r.fit.surface_coefficients), _error(r)))
-    return replace(chosen, is_chosen=True, choice_reason=_reason(chosen, lead, close, results, note))
+    return _marked(chosen, _reason(chosen, lead, close, results, note), pool)
 
 
 def judged(results: list[FormResult], chosen: FormResult) -> list[FormResult]:
@@ -194,10 +226,17 @@ def _paper(results: list[FormResult], sigma: SigmaKind) -> FormResult:
     reason = f"The study asks for the paper's form, with sigma read as {sigma}."
     if best.key != paper.key and best.fit.is_usable:
         reason += (
-            f" Left-out runs are predicted to {paper.left_out.median_pct:.2f} % by it and to "
-            f"{best.left_out.median_pct:.2f} % by {best.name}, which would have been chosen."
+            f" Left-out regimes are predicted to {paper.error_pct:.2f} % by it and to "
+            f"{best.error_pct:.2f} % by {best.name}, which would have been chosen."
         )
-    return replace(paper, is_chosen=True, choice_reason=reason)
+    return _marked(paper, reason, _pool(results)[0])
+
+
+def _marked(chosen: FormResult, reason: str, pool: list[FormResult]) -> FormResult:
+    """The chosen result with its reason, and what the forms within one standard error of it say together with it."""
+    near = [r for r in pool if r.key != chosen.key and np.isfinite(_error(r)) and _is_close(r, chosen)]
+    across = across_forms({r.name: r.optimum for r in (chosen, *near)})
+    return replace(chosen, is_chosen=True, choice_reason=reason, across=across)
 
 
 def _pool(results: list[FormResult]) -> tuple[list[FormResult], str]:
@@ -211,17 +250,16 @@ def _pool(results: list[FormResult]) -> tuple[list[FormResult], str]:
     if floorless:
         return floorless, " No form identified its floor E."
     usable = [r for r in results if r.fit.is_usable and np.isfinite(r.fit.aicc)]
-    return usable, " No form with a surface could be tested on left-out runs."
+    return usable, " No form with a surface could be tested on left-out regimes."
 
 
 def _error(result: FormResult) -> float:
-    """Mean over runs of the run's root mean square leave-out error; infinite where a run could not be predicted."""
-    error = float(np.mean(result.left_out.by_run)) if len(result.left_out.run) else float("nan")
-    return error if np.isfinite(error) else float("inf")
+    """Mean leave-one-regime-out error, % of loss; infinite where a regime could not be predicted."""
+    return result.error_pct if np.isfinite(result.error_pct) else float("inf")
 
 
 def _is_close(result: FormResult, lead: FormResult) -> bool:
-    difference: FloatArray = result.left_out.by_run - lead.left_out.by_run
+    difference: FloatArray = result.left_regimes.by_run - lead.left_regimes.by_run
     if not np.isfinite(difference).all() or len(difference) < 2:
         return not np.isfinite(_error(lead))
     return float(difference.mean()) <= float(difference.std(ddof=1) / np.sqrt(len(difference)))
@@ -229,19 +267,42 @@ def _is_close(result: FormResult, lead: FormResult) -> bool:
 
 def _reason(chosen: FormResult, lead: FormResult, close: list[FormResult], results: list[FormResult], note: str) -> str:
     text = (
-        f"{chosen.name} predicts left-out runs to {chosen.left_out.median_pct:.2f} % (median) and "
-        f"{chosen.left_out.p90_pct:.2f} % (90th percentile)"
+        f"{chosen.name} predicts left-out regimes to {chosen.error_pct:.2f} % on average (left-out runs: median "
+        f"{chosen.left_out.median_pct:.2f} %, 90th percentile {chosen.left_out.p90_pct:.2f} %)"
     )
     if chosen is lead and len(close) == 1:
-        text += ", clearly better than every other form."
+        text += ", clearly better than every other form that could be chosen."
     elif chosen is lead:
-        text += f", best of all; {len(close) - 1} further forms are within its standard error and no simpler."
+        text += (
+            f", best of the forms that could be chosen; {len(close) - 1} further ones are within its standard error "
+            "and no simpler."
+        )
     else:
         text += (
-            f", within the standard error of the best, {lead.name} with {lead.left_out.median_pct:.2f} %, "
-            "and has no more coefficients than any other within it."
+            f", within the standard error of the best that could be chosen, {lead.name} with "
+            f"{lead.error_pct:.2f} %, and has no more coefficients than any other within it."
         )
-    return text + _tokens_only(chosen, results) + _log_moments(chosen, results) + _disagreement(chosen, close) + note
+    return (
+        text
+        + _excluded(lead, results)
+        + _tokens_only(chosen, results)
+        + _log_moments(chosen, results)
+        + _disagreement(chosen, close)
+        + note
+    )
+
+
+def _excluded(lead: FormResult, results: list[FormResult]) -> str:
+    """The best form in raw moments that its status kept from being chosen, where it predicts better than the lead."""
+    better = [
+        r
+        for r in results
+        if r.key.statistics == "raw" and r.fit.form != "d_only" and r.fit.is_usable and _error(r) < _error(lead)
+    ]
+    if not better:
+        return ""
+    best = min(better, key=_error)
+    return f" {best.name} errs less, {best.error_pct:.2f} %, but could not be chosen: its status is {best.fit.status}."
 
 
 def _log_moments(chosen: FormResult, results: list[FormResult]) -> str:
@@ -250,7 +311,7 @@ def _log_moments(chosen: FormResult, results: list[FormResult]) -> str:
     if not logs:
         return ""
     best = min(logs, key=_error)
-    figures = f"{best.name} predicts left-out runs to {best.left_out.median_pct:.2f} %"
+    figures = f"{best.name} predicts left-out regimes to {best.error_pct:.2f} %"
     if _error(best) >= _error(chosen):
         return f" Log moments say no more: {figures}."
     surely = "" if _is_close(chosen, best) else ", clearly better, but subsets are drawn by raw moments"
@@ -263,8 +324,8 @@ def _tokens_only(chosen: FormResult, results: list[FormResult]) -> str:
         return ""
     best = min(plain, key=_error)
     if _error(best) <= _error(chosen):
-        return " Tokens alone predict left-out runs as well: mean and spread may not matter here."
-    return f" Tokens alone: {best.left_out.median_pct:.2f} %."
+        return " Tokens alone predict left-out regimes as well: mean and spread may not matter here."
+    return f" Tokens alone: {best.error_pct:.2f} %."
 
 
 def _disagreement(chosen: FormResult, close: list[FormResult]) -> str:
@@ -288,6 +349,6 @@ def _why_not(result: FormResult, chosen: FormResult) -> str:
         return f"Refused: {result.fit.reason}."
     if result.fit.form == "d_only":
         return "It has no place for mean and spread; it is the yardstick."
-    text = f"Left-out runs: {result.left_out.median_pct:.2f} % against {chosen.left_out.median_pct:.2f} %"
+    text = f"Left-out regimes: {result.error_pct:.2f} % against {chosen.error_pct:.2f} %"
     text += f"; AICc {result.fit.aicc - chosen.fit.aicc:+.1f}."
     return text if result.fit.status == "converged" else f"{text} Its status is {result.fit.status}."

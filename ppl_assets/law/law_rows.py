@@ -75,10 +75,10 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
     law, left_out, best = result.fit, result.left_out, result.optimum
     low = high = np.full(len(law.coefficients), np.nan)
     floor = (np.nan, np.nan)
-    if result.bootstrap is not None:
+    if result.bootstrap is not None and result.bootstrap.status != "failed":
         low, high = result.bootstrap.coefficient_intervals()
         floor = result.bootstrap.floor_interval()
-    equals = best.equals
+    equals, across = best.equals, result.across
     # Without a surface the runs are ordered by who was left out alone: the rank is then -1 by construction.
     ranks = len(law.surface_coefficients) > 0
     return {
@@ -101,6 +101,7 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "coefficients_low": low.tolist(),
         "coefficients_high": high.tolist(),
         "rms_pct": law.rms_pct,
+        "loo_regime_pct": result.error_pct,
         "loo_median_pct": left_out.median_pct,
         "loo_p90_pct": left_out.p90_pct,
         "loo_max_pct": left_out.max_pct,
@@ -133,4 +134,13 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "equal_sigma_low": equals.sigma[0] if equals else None,
         "equal_sigma_high": equals.sigma[1] if equals else None,
         "equal_regret_pct": equals.regret_pct if equals else None,
+        "further_mu": best.further_trial[0] if best.further_trial else None,
+        "further_sigma": best.further_trial[1] if best.further_trial else None,
+        "refits_failed": result.bootstrap.failed if result.bootstrap else None,
+        "across_forms": "; ".join(across.forms) if across else None,
+        "across_mu_low": across.mu[0] if across else None,
+        "across_mu_high": across.mu[1] if across else None,
+        "across_sigma_low": across.sigma[0] if across else None,
+        "across_sigma_high": across.sigma[1] if across else None,
+        "across_equal_share": across.equal_share if across else None,
     }

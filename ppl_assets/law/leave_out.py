@@ -1,6 +1,7 @@
-"""How well a form predicts what it has not seen: a whole run, or the largest token count.
+"""How well a form predicts what it has not seen: a whole regime, a whole run, or the largest token count.
 
-The unit left out is the run, never the point: points of one run share subset, seed and order.
+The unit left out is never the point: points of one run share subset, seed and order. A run of a repeated regime leaves
+its siblings behind, which tell the form the place's loss; so what is judged by these errors is judged by regime.
 """
 
 from dataclasses import dataclass
@@ -163,6 +164,13 @@ def leave_one_run_out(
         for row, left_out in enumerate(kept):
             predicted[index == left_out] = losses[row, index == left_out]
     return LeaveOneRunOut(used.run, used.tokens, used.loss, predicted)
+
+
+def leave_one_regime_out(
+    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
+) -> LeaveOneRunOut:
+    """As :func:`leave_one_run_out`, all runs of a regime at once; ``run`` of the result is the regime."""
+    return leave_one_run_out(obs.by_regime(), form, link, sigma_kind)
 
 
 def pairwise_accuracy(observed: FloatArray, predicted: FloatArray) -> float:

@@ -111,7 +111,16 @@ class Observations:
     @property
     def run_index(self) -> IntArray:
         """[n] place of each point's run in :attr:`runs`."""
-        return np.unique(self.run, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return _numbered(self.run)
+
+    @property
+    def regime_index(self) -> IntArray:
+        """[n] number of each point's regime in the order of the sorted labels; its run's where regimes are unknown."""
+        return self.run_index if self.regime is None else _numbered(self.regime)
+
+    def by_regime(self) -> "Observations":
+        """The same measurements with the regime in the run's place: what is then done by run is done by regime."""
+        return self if self.regime is None else replace(self, run=self.regime)
 
     def subset(self, mask: MaskArray) -> "Observations":
         """The points where ``mask`` [n] is true."""
@@ -139,6 +148,10 @@ class Observations:
             np.exp(np.bincount(index, np.log(self.mu)) / count),
             np.exp(np.bincount(index, np.log(self.sigma)) / count),
         )
+
+
+def _numbered(labels: LabelArray) -> IntArray:
+    return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _positive(name: str, values: object) -> FloatArray:

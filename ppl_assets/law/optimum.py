@@ -20,6 +20,7 @@ from ppl_assets.law.uncertainty import (
     Interval,
     between_runs,
     effect_p_value,
+    no_intervals,
     noise_parts,
 )
 
@@ -46,7 +47,7 @@ class Optimum:
         mu_interval: of the location over bootstrap refits; nan without a bootstrap.
         sigma_interval: the same.
         predicted_loss: at (mu, sigma) and ``tokens``, nats a token.
-        predicted_interval: bootstrap percentiles, or the delta method's without a bootstrap.
+        predicted_interval: bootstrap percentiles, or the delta method's without a bootstrap; nan with too few runs.
         regret_pct: median over refits of the loss given away by (mu, sigma) against the refit's own best, % of loss.
         regret_bound_pct: its 95 % quantile.
         range_pct: greatest over least predicted loss in the region, minus one, %.
@@ -134,7 +135,9 @@ def find_optimum(
         equals=spread.equals,
         statistics=law.observations.statistics,
     )
-    return replace(found, sentence=_sentence(found))
+    why_not = no_intervals(law)
+    sentence = _sentence(found)
+    return replace(found, sentence=f"{sentence} There are no intervals: {why_not}." if why_not else sentence)
 
 
 @dataclass(frozen=True)
@@ -206,12 +209,17 @@ def _kind(point: Conditions | None, is_bowl: bool, share: float, p_value: float)
 def _sentence(found: Optimum) -> str:
     """The optimum in plain words."""
     doubt = ""
-    if found.kind != "flat" and found.effect_p > SIGNIFICANT:
+    if found.kind != "flat" and found.effect_p > SIGNIFICANT and not _is_demoted(found):
         doubt = (
             f" The runs differ beyond the noise, but this form explains that no better than chance "
             f"(p = {found.effect_p:.2f})."
         )
     return _verdict(found) + doubt
+
+
+def _is_demoted(found: Optimum) -> bool:
+    """Whether a bowl is weak although enough refits agree: its surface is not significant."""
+    return found.kind == "weak_bowl" and found.bowl_share >= SURE
 
 
 def _verdict(found: Optimum) -> str:
@@ -228,6 +236,11 @@ def _verdict(found: Optimum) -> str:
     share = "" if np.isnan(found.bowl_share) else f"{100 * found.bowl_share:.0f} % of the refits"
     if found.kind == "interior_bowl":
         return f"The loss has its minimum inside what was tried, at {place}; {share} agree."
+    if _is_demoted(found):
+        return (
+            f"The fit has its minimum inside what was tried, at {place}, and {share} agree, but this form explains the "
+            f"runs no better than chance (p = {found.effect_p:.2f})."
+        )
     if found.kind == "weak_bowl":
         agree = f"only {share} agree" if share else "no refits were made to confirm it"
         return f"The fit has its minimum inside what was tried, at {place}, but {agree}."

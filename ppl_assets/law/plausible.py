@@ -1,7 +1,7 @@
 """What all plausible forms of the law together say about ln L: one mean, one covariance, and draws from it.
 
 A form's predictions are linear in its constants near its fit (delta method): covariance J C J^T, C from the noise that
-the points of a run share and the noise of each. Forms count by how well they predict runs that they have not seen.
+the points of a run share and the noise of each. Forms count by how well they predict regimes that they have not seen.
 The mixture's covariance is sum p_f (J_f C_f J_f^T + d_f d_f^T), d_f the form's distance from the mixture's mean: what a
 form does not know, and what the forms disagree on.
 """
@@ -23,7 +23,7 @@ PRIOR = 0.3
 """Deviation, in ln L, of what one column may add beyond the fit where the trials say nothing: 30 % of a loss."""
 
 LEAST_FREEDOM = 2
-"""A form that spends all but this many of the runs cannot be judged by the runs it has not seen."""
+"""A form that spends all but this many of the regimes cannot be judged by the regimes it has not seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +97,11 @@ def shapes() -> list[tuple[str, LinkName, SigmaKind]]:
 def plausible_forms(
     obs: Observations, of: Sequence[tuple[str, LinkName, SigmaKind]] | None = None, measured_noise: float | None = None
 ) -> Plausible:
-    """Fit the forms and weigh them by their leave-one-run-out errors.
+    """Fit the forms and weigh them by their leave-one-regime-out errors.
 
-    weight ~ S^(-R/2), S the mean over the R runs of a run's squared error when it is left out: the likelihood ratio of
-    R independent errors. AICc would count the points of a run as independent. The left-out errors are those of the
-    linearized fit, e_r' = (1 - H_rr)^-1 e_r: no refits.
+    weight ~ S^(-R/2), S the mean over the R regimes of a regime's squared error when all its runs are left out: the
+    likelihood ratio of R independent errors. AICc would count the points of a run as independent. The left-out errors
+    are those of the linearized fit, e_r' = (1 - H_rr)^-1 e_r: no refits.
 
     Args:
         obs: the measurements.
@@ -110,11 +110,12 @@ def plausible_forms(
     """
     common = obs.subset(obs.loss < obs.base_loss)
     fits = [fit(common, *shape) for shape in of or shapes()]
-    usable = [law for law in fits if law.is_usable and law.runs - len(law.surface_coefficients) > LEAST_FREEDOM]
+    regimes = int(common.regime_index.max(initial=-1)) + 1
+    usable = [law for law in fits if law.is_usable and regimes - len(law.surface_coefficients) > LEAST_FREEDOM]
     if not usable:
         return Plausible(())
     errors = np.array([left_out_square(law) for law in usable])
-    weights = (errors.min() / errors) ** (len(common.runs) / 2.0)
+    weights = (errors.min() / errors) ** (regimes / 2.0)
     weights = np.where(weights / weights.sum() < LEAST_WEIGHT, 0.0, weights)
     weights /= weights.sum()
     found = []
@@ -126,18 +127,18 @@ def plausible_forms(
 
 
 def left_out_square(law: LawFit) -> float:
-    """Mean over runs of the mean squared error of ln L when the run is left out of the linearized fit."""
+    """Mean over regimes of the mean squared error of ln L when the regime is left out of the linearized fit."""
     used = law.observations
     jacobian = _jacobian(law, used.mu, used.sigma, used.tokens)
     norms = np.linalg.norm(jacobian, axis=0)
     basis, s, _ = np.linalg.svd(jacobian / np.where(norms > 0, norms, 1.0), full_matrices=False)
     basis = basis[:, s > 1e-10 * s[0]]
-    index, squares = used.run_index, []
-    for run in range(len(used.runs)):
-        rows = index == run
+    index, squares = used.regime_index, []
+    for regime in range(int(index.max()) + 1):
+        rows = index == regime
         hat = basis[rows] @ basis[rows].T
         values, vectors = np.linalg.eigh(hat)
-        spread = vectors / np.maximum(1.0 - values, 1e-3)  # a run that alone holds a constant says little about it
+        spread = vectors / np.maximum(1.0 - values, 1e-3)  # a regime that alone holds a constant says little of it
         squares.append(float(np.mean((spread @ (vectors.T @ law.residuals[rows])) ** 2)))
     return max(float(np.mean(squares)), 1e-18)
 

@@ -10,9 +10,9 @@ import polars as pl
 
 from ppl_assets.lake import Snapshot
 from ppl_assets.law.law_rows import observations
-from ppl_assets.law.observations import measured_noise
+from ppl_assets.law.observations import FloatArray, measured_noise
 from ppl_assets.law.predictions import reachable_at
-from ppl_assets.law.region import SearchRegion
+from ppl_assets.law.region import Reachable, SearchRegion
 from ppl_assets.law.sequential import Pick, SequentialStep, StopRule, next_step
 from ppl_assets.regimes.cost import affordable, cost_of_trials
 from ppl_assets.regimes.design import Regime, Trial, build_trials, open_places
@@ -23,10 +23,16 @@ from ppl_assets.study import Study
 from ppl_assets.tables import FITTED_LAW, NEXT_TRIALS, SEQUENTIAL_STEPS
 
 LEVELS = 9
-"""Places a side at which a further trial may lie: 81 of them, the design's 3 x 3 among them."""
+"""Levels a side of the grid between the design's faces: 81 places, the design's 3 x 3 among them."""
+
+EVERY = 4
+"""Every fourth point a side of the region searched may be a place: 16 levels over the hull, some 150 inside it."""
 
 SAME = 1e-6
 """Relative distance below which two regimes are one place."""
+
+NEAR = 0.03
+"""Nearer than this in log units, 3 %, to a place that is offered already, a place of the hull is not offered too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +77,16 @@ def decide(
         )
         return Decision("waiting", sentence)
     obs = observations(losses, asked.select("trial", "regime"))
-    places = _places(study, pool)
+    region = SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside))
+    grid = open_places(ReachableRegion.at_share(pool.candidates, study.trials.tokens), study.regimes.inside, LEVELS)
     law = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
+    further = None if law["further_mu"] is None else (law["further_mu"], law["further_sigma"])
+    reachable = reachable_at(pool, study.trials.tokens, study.regimes.inside)
     step = next_step(
         obs,
-        SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside)),
-        np.array([(place.mu, place.sigma) for place in places]).reshape(-1, 2),
+        region,
+        candidate_places(asked, grid, region, reachable, further),
+        prefixes,
         float(tokens),
         batch=study.trials.batch,
         affordable=affordable(study, cost_of_trials(study, snapshot, asked)),
@@ -87,7 +97,7 @@ def decide(
     )
     if step.is_over:
         return Decision(step.status, step.sentence, step=step)
-    regimes = _regimes(step.picks, places, asked)
+    regimes = _regimes(step.picks, grid, asked)
     trials = build_trials(pool.candidates, regimes, study.trials.tokens, study.study.seed, prefixes)
     return Decision(step.status, step.sentence, tuple(trials), step)
 
@@ -143,22 +153,55 @@ def step_rows(study: Study, snapshot: Snapshot, decision: Decision, proposed: pl
     return pl.concat([history, pl.DataFrame([row], schema=pl.Schema(SEQUENTIAL_STEPS.schema))])
 
 
-def _places(study: Study, pool: Pool) -> list[Regime]:
-    """Where a further trial can lie, at the tokens of a trial."""
-    tokens = study.trials.tokens
-    region = ReachableRegion.at_share(pool.candidates, tokens)
-    return open_places(region, study.regimes.inside, LEVELS)
+def candidate_places(
+    asked: pl.DataFrame,
+    grid: list[Regime],
+    region: SearchRegion,
+    reachable: Reachable,
+    further: tuple[float, float] | None = None,
+) -> FloatArray:
+    """[c, 2] (mu, sigma) at which a further trial may be run.
+
+    Wherever the optimum is looked for a trial can be put: the hull of the trials holds the anchors, which may lie
+    outside the design's faces.
+
+    Args:
+        asked: all trials asked for so far, the anchors among them: each place may be repeated.
+        grid: places between the design's faces.
+        region: where the optimum is looked for.
+        reachable: what a trial can have.
+        further: the trial that would settle an optimum on the edge, if there is one.
+    """
+    inner = region.cells[::EVERY, ::EVERY]
+    u, v = np.meshgrid(*(axis[::EVERY] for axis in region.axes), indexing="ij")
+    hull = [(float(np.exp(a)), float(np.exp(b))) for a, b in zip(u[inner], v[inner], strict=True)]
+    beyond = [further] if further else []
+    new = [place for place in (*hull, *beyond) if bool(np.asarray(reachable(*np.array(place).reshape(2, 1)))[0])]
+    offered: list[tuple[float, float]] = []
+    for places, distance in (
+        (asked.select("mu_target", "sigma_target").iter_rows(), SAME),
+        (((place.mu, place.sigma) for place in grid), SAME),
+        (new, NEAR),
+    ):
+        for mu, sigma in places:
+            if all(np.hypot(np.log(mu / a), np.log(sigma / b)) > distance for a, b in offered):
+                offered.append((mu, sigma))
+    return np.array(offered).reshape(-1, 2)
 
 
-def _regimes(picks: tuple[Pick, ...], places: list[Regime], asked: pl.DataFrame) -> list[Regime]:
-    """The picks as regimes: one at a place that has trials already repeats it, with the next seed."""
+def _regimes(picks: tuple[Pick, ...], grid: list[Regime], asked: pl.DataFrame) -> list[Regime]:
+    """The picks as regimes: one at a place that has trials already repeats it, with the next seed.
+
+    A new place off the grid is named by its number among all trials asked for, so that no two places share a name.
+    """
     known = [
         Regime(name, mu, sigma) for name, mu, sigma in asked.select("regime", "mu_target", "sigma_target").iter_rows()
     ]
     chosen: list[Regime] = []
     for pick in picks:
         there = [regime for regime in (*known, *chosen) if _is_at(regime, pick)]
-        name = next(regime.name for regime in (*there, *places) if _is_at(regime, pick))
+        number = f"place-{len(known) + len(chosen) + 1}"
+        name = next((regime.name for regime in (*there, *grid) if _is_at(regime, pick)), number)
         chosen.append(Regime(name, pick.mu, pick.sigma, replicate=len(there)))
     return chosen
 

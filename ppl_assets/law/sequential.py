@@ -6,6 +6,7 @@ plausible forms (``plausible.py``), so a trial is worth something too where the 
 one, each pick counting as measured for the next.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,6 +114,7 @@ def next_step(
     obs: Observations,
     region: SearchRegion,
     candidates: FloatArray,
+    prefixes: Sequence[float],
     tokens: float,
     *,
     batch: int = 3,
@@ -129,6 +131,7 @@ def next_step(
         obs: all measurements so far.
         region: where the optimum is looked for.
         candidates: [c, 2] reachable (mu, sigma) at which a trial can be run, any number of times.
+        prefixes: token counts at which a trial is measured, as asked for: those observed differ by a chunk or two.
         tokens: D of the predictions.
         batch: trials proposed at most.
         affordable: trials that the budget still pays for; None: without limit.
@@ -154,7 +157,7 @@ def next_step(
     differences = rows[targets] - rows[place]
     weight = (differences * (counts / counts.sum())[:, None]).T @ differences  # [q, q]
     price = np.ones(len(candidates)) if costs is None else np.asarray(costs, float) / float(np.mean(costs))
-    picks = _batch(beliefs, candidates, np.unique(obs.tokens), weight, price, batch)
+    picks = _batch(beliefs, candidates, np.asarray(prefixes, float), weight, price, batch)
     return _verdict(knowledge, picks, affordable, rule)
 
 
@@ -263,5 +266,6 @@ def _refused(obs: Observations, region: SearchRegion, candidates: FloatArray) ->
     elif not len(candidates):
         why = "no subset of the candidates can be a trial: lower trials.tokens or add text"
     else:
-        why = f"no form of the law with a surface can be judged on {len(obs.runs)} runs: raise regimes.grid or repeats"
+        regimes = len(np.unique(obs.regime_index))
+        why = f"no form of the law with a surface can be judged on {regimes} regimes: raise regimes.grid"
     return SequentialStep("refused", f"Nothing can be proposed: {why}.")

@@ -10,12 +10,15 @@ import numpy as np
 from scipy import stats
 
 from ppl_assets.law.fit import LawFit, fit
-from ppl_assets.law.forms import FORMS, LinkName, design
+from ppl_assets.law.forms import LinkName, design
 from ppl_assets.law.observations import FloatArray, Observations
 from ppl_assets.law.profile import solve
 
 Interval = tuple[float, float]
-Scheme = Literal["exchange", "pairs"]
+
+LEAST_FREEDOM = 3
+"""Degrees of freedom between runs from which there are intervals. With fewer the noise level is known so badly (with 1
+it is Cauchy's, whose 95 % reach 12.7 deviations) that the ends of an interval are chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +61,6 @@ class BootstrapResult:
         low, high = self.interval(self.E)
         return float(low), float(high)
 
-    def surface(self, mu: FloatArray, sigma: FloatArray) -> FloatArray:
-        """[R, m] g at points [m] in every replicate."""
-        return self.coefficients[:, 1:-1] @ FORMS[self.fit.form].columns(mu, sigma, self.fit.sigma_kind).T
-
     def predict(self, mu: FloatArray, sigma: FloatArray, tokens: FloatArray) -> FloatArray:
         """[R, m] loss at points [m] in every replicate, nats a token."""
         form, link = self.fit.parts
@@ -76,14 +75,13 @@ def bootstrap(
     replicates: int = 200,
     seed: int = 0,
     confidence: float = 0.95,
-    scheme: Scheme = "exchange",
 ) -> BootstrapResult:
     """Refit resampled runs, each refit from scratch and to convergence.
 
-    exchange (default): every run keeps its place, and gets the residual curve of a run drawn at random, with a random
-    sign, scaled to the noise that the fit's freedom implies, times a noise level drawn anew for each replicate from its
-    own uncertainty (chi-square). pairs: runs are drawn with replacement; with a dozen runs a third of the design is
-    then missing from each replicate, extremes are extrapolated and intervals at the corners come out far too wide.
+    Every run keeps its place, and gets the residual curve of a run drawn at random, with a random sign, scaled to the
+    noise that the fit's freedom implies, times a noise level drawn anew for each replicate from its own uncertainty
+    (chi-square). Drawing the runs themselves with replacement would leave a third of a dozen out of each replicate:
+    extremes are extrapolated then and intervals at the corners come out far too wide.
 
     Args:
         obs: the measurements; ignored where ``form`` is a fit.
@@ -92,25 +90,19 @@ def bootstrap(
         replicates: number of refits.
         seed: seed of the draws.
         confidence: level of the intervals.
-        scheme: exchange or pairs.
 
     Raises:
-        ValueError: where the fit was refused.
+        ValueError: where the fit was refused, or :func:`no_intervals` says why there can be none.
     """
     base = form if isinstance(form, LawFit) else fit(obs, form, link)
-    if not base.is_usable:
-        raise ValueError(f"nothing to resample: {base.reason}")
+    why_not = base.reason if not base.is_usable else no_intervals(base)
+    if why_not:
+        raise ValueError(f"nothing to resample: {why_not}")
     used, (shape, how) = base.observations, base.parts
     columns = design(shape, how, used.mu, used.sigma, used.tokens, base.sigma_kind)
     rng = np.random.default_rng(seed)
-    if scheme == "exchange":
-        losses = np.exp(np.log(used.loss) - base.residuals + _exchanged(base, replicates, rng))
-        counts = np.ones_like(losses)
-    else:
-        drawn = rng.multinomial(len(used.runs), np.full(len(used.runs), 1 / len(used.runs)), size=replicates)
-        losses = np.repeat(used.loss[None], replicates, axis=0)
-        counts = drawn[:, used.run_index].astype(float)
-    found = solve(columns, losses, counts, how, used.base_loss)
+    losses = np.exp(np.log(used.loss) - base.residuals + _exchanged(base, replicates, rng))
+    found = solve(columns, losses, np.ones_like(losses), how, used.base_loss)
     good = found.converged & np.isfinite(found.coefficients).all(axis=1)
     return BootstrapResult(base, found.floor[good], found.coefficients[good], int((~good).sum()), confidence)
 
@@ -122,12 +114,28 @@ class NoiseParts:
     Attributes:
         run: deviation of the shared offset.
         point: deviation within a run.
-        freedom: degrees of freedom of ``run``: runs - surface coefficients - 1, at least 1.
+        freedom: degrees of freedom of ``run``, :func:`run_freedom`, at least 1.
     """
 
     run: float
     point: float
     freedom: int
+
+
+def run_freedom(base: LawFit) -> int:
+    """Degrees of freedom between runs: runs - surface coefficients - 1."""
+    return base.runs - len(base.surface_coefficients) - 1
+
+
+def no_intervals(base: LawFit) -> str:
+    """Why this fit can have no intervals, in one sentence; empty where it can."""
+    freedom = run_freedom(base)
+    if freedom >= LEAST_FREEDOM:
+        return ""
+    return (
+        f"{base.runs} runs leave {max(freedom, 0)} degrees of freedom beside {len(base.surface_coefficients)} surface "
+        f"coefficients, and an interval needs {LEAST_FREEDOM}: run {LEAST_FREEDOM - freedom} more"
+    )
 
 
 def noise_parts(base: LawFit) -> NoiseParts:
@@ -138,7 +146,7 @@ def noise_parts(base: LawFit) -> NoiseParts:
     index = base.observations.run_index
     means, within = _run_means(base)
     count = np.bincount(index)
-    freedom = max(base.runs - len(base.surface_coefficients) - 1, 1)
+    freedom = max(run_freedom(base), 1)
     spare = max(base.points - base.runs - 2, 1)
     between = float((count * means**2).sum() / count.mean()) / freedom
     point = float((within**2).sum()) / spare
@@ -188,8 +196,11 @@ def delta_interval(
     """Delta-method interval of predicted losses [m], nats a token.
 
     Noise is a shared offset a run plus independent points (:func:`noise_parts`); t quantile with the offset's degrees
-    of freedom.
+    of freedom. nan where :func:`no_intervals` says why there can be none.
     """
+    if no_intervals(base):
+        shape = np.broadcast_shapes(*(np.shape(np.atleast_1d(v)) for v in (mu, sigma, tokens)))
+        return np.full(shape, np.nan), np.full(shape, np.nan)
     used, noise = base.observations, noise_parts(base)
     scaled, norms = _scaled_jacobian(base)
     u, s, vt = np.linalg.svd(scaled, full_matrices=False)

@@ -120,7 +120,9 @@ def facts(data: "ReportInput", head: Headline) -> list[Fact]:
     aimed = f"aimed at {perplexity(row['mu_target'])} and {perplexity(row['sigma_target'])}"
     predicted = Fact("Predicted test loss", "none", "no form of the law was chosen")
     if law is not None:
-        interval = f"{100 * data.confidence:g} %: {span(law['predicted_low'], law['predicted_high'])}"
+        interval = (
+            f"{100 * data.confidence:g} %, if this form is right: {span(law['predicted_low'], law['predicted_high'])}"
+        )
         predicted = Fact("Predicted test loss", number(law["predicted_loss"]), interval)
     return [
         Fact("Selected", f"{row['tokens']:,} tokens", f"{row['chunks']:,} chunks; budget {row['tokens_target']:,}"),

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
+from ppl_assets.law.checks import FULL_TRAINING
 from ppl_assets.perplexity.candidates import current_scorer
-from ppl_assets.tables import FITTED_LAW, PERPLEXITY_LANDSCAPE
+from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS, PERPLEXITY_LANDSCAPE
 
 
 class TargetError(UserError, ValueError):
@@ -19,7 +20,7 @@ class ChosenTarget:
     Attributes:
         mu: mean perplexity.
         sigma: standard deviation of perplexity.
-        reason: where they come from, in one sentence.
+        reason: where they come from, in a sentence; a second one where the law is not one of full training.
     """
 
     mu: float
@@ -54,10 +55,17 @@ def choose_target(snapshot: Snapshot) -> ChosenTarget:
             "regime_partitions, trial_losses and fitted_law first"
         )
     if row["mu_optimum"] is not None and row["sigma_optimum"] is not None:
-        return ChosenTarget(row["mu_optimum"], row["sigma_optimum"], row["optimum_sentence"])
+        reason = " ".join([row["optimum_sentence"], *_screening(snapshot)])
+        return ChosenTarget(row["mu_optimum"], row["sigma_optimum"], reason)
     moments = scope_moments(snapshot)
     mu, sigma = moments.get("test", moments["candidates"])
     whose = "the test set's own moments" if "test" in moments else "the corpus' own moments"
     return ChosenTarget(
         mu, sigma, f"{row['optimum_sentence']} The subset is matched to {whose} instead, which needs no law."
     )
+
+
+def _screening(snapshot: Snapshot) -> list[str]:
+    """What the law says of itself where it was fitted to losses of adapters; nothing else."""
+    found = snapshot.read(LAW_FINDINGS, where={"name": FULL_TRAINING})
+    return [row["sentence"] for row in found.iter_rows(named=True) if not row["passed"]]

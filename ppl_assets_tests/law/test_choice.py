@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import candidates, choose, fit_all, judged
+from ppl_assets.law.law_rows import law_rows
 from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.region import SearchRegion
 from ppl_assets_tests.law.synthetic import GRID, trials
@@ -33,6 +37,36 @@ def test_the_true_form_is_chosen_and_the_reason_says_why(bowl):
     assert chosen.key == ("quadratic", "anchored", "deviation", "raw")
     assert "left-out runs" in chosen.choice_reason
     assert chosen.optimum.kind == "interior_bowl"
+
+
+def test_forms_that_the_target_cannot_rest_on_get_fewer_refits(monkeypatch):
+    monkeypatch.setattr("ppl_assets.law.choice.FEWER_REFITS", 5)
+    results = study("quadratic bowl")[2]
+    refits = {r.key: len(r.bootstrap.E) for r in results}
+    chosen = choose(results)
+    assert {r.name for r in results if refits[r.key] > 5} >= {chosen.name, *chosen.across.forms}
+    assert refits["paper", "paper", "deviation", "raw"] > 5
+    assert refits["d_only", "paper", "deviation", "raw"] <= 5
+
+
+def test_a_form_that_errs_less_but_has_no_floor_is_named_in_the_reason(bowl):
+    results, best = bowl[2], choose(bowl[2])
+    floorless = [replace(r, fit=replace(r.fit, status="e_at_bound")) if r.key == best.key else r for r in results]
+    chosen = choose(floorless)
+    assert chosen.key != best.key
+    assert f"{best.name} errs less" in chosen.choice_reason
+    assert "its status is e_at_bound" in chosen.choice_reason
+    for said in (chosen.choice_reason, best.choice_reason):
+        assert "best of all" not in said
+        assert "every other form." not in said
+    assert "could not be chosen" not in best.choice_reason
+
+
+def test_the_error_that_the_choice_rests_on_is_stored(bowl):
+    chosen = choose(bowl[2])
+    row = law_rows(judged(bowl[2], chosen), 0, None).filter(pl.col("is_chosen")).row(0, named=True)
+    assert row["loo_regime_pct"] == pytest.approx(100 * np.mean(chosen.left_regimes.by_run))
+    assert f"{row['loo_regime_pct']:.2f} % on average" in row["choice_reason"]
 
 
 def test_all_forms_are_compared_on_the_same_points(bowl):
@@ -73,6 +107,28 @@ def test_a_sound_study_passes_its_checks(bowl):
     obs, region, results = bowl
     findings = checks(results, choose(results), obs, region, measured_noise(obs))
     assert all(passed(findings).values()), [f.sentence for f in findings if not f.passed]
+
+
+def test_a_law_of_adapters_says_that_it_is_none_of_full_training(bowl):
+    obs, region, results = bowl
+    findings = checks(results, choose(results), obs, region, measured_noise(obs), screening=True)
+    assert [f.name for f in findings if not f.passed] == ["full_training"]
+    assert {f.severity for f in findings if not f.passed} == {"warn"}
+
+
+@pytest.mark.parametrize(("kept", "is_said"), [(20, False), (15, True), (0, True)])
+def test_dropped_refits_are_counted_and_said(bowl, kept, is_said):
+    obs, region, results = bowl
+    chosen = choose(results)
+    refits = replace(
+        chosen.bootstrap,
+        E=chosen.bootstrap.E[:kept],
+        coefficients=chosen.bootstrap.coefficients[:kept],
+        failed=20 - kept,
+    )
+    poor = replace(chosen, bootstrap=refits)
+    assert law_rows([poor], 0, None)["refits_failed"].item() == 20 - kept
+    assert passed(checks(results, poor, obs, region))["refits_complete"] is not is_said
 
 
 def test_where_only_tokens_matter_the_checks_say_so():

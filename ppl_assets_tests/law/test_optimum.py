@@ -65,6 +65,16 @@ def test_without_refits_a_bowl_is_at_most_weak():
     assert np.isfinite(best.predicted_interval).all()
 
 
+def test_a_bowl_that_its_p_value_demotes_says_so_and_not_that_too_few_refits_agree(monkeypatch):
+    monkeypatch.setattr("ppl_assets.law.optimum.effect_p_value", lambda *_: 0.12)
+    best = found("quadratic bowl")
+    assert best.kind == "weak_bowl"
+    assert best.bowl_share >= 0.95
+    assert "but this form explains the runs no better than chance (p = 0.12)" in best.sentence
+    assert "only" not in best.sentence
+    assert best.sentence.count("p = ") == 1
+
+
 def test_an_edge_says_which_side_and_what_trial_would_settle_it():
     best = found("edge")
     assert best.kind == "boundary"

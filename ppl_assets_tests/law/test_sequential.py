@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.truths import FAMILIES, TOKENS, draw_truth, simulated
 from ppl_assets.law.fit import fit
-from ppl_assets.law.leave_out import leave_one_run_out
+from ppl_assets.law.leave_out import leave_one_regime_out
 from ppl_assets.law.plausible import left_out_square, plausible_forms
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.sequential import StopRule, next_step
@@ -26,7 +26,7 @@ def observed(family: str = "quadratic", seed: int = 0, places: np.ndarray = FACE
 
 
 def step_at(obs, **options):
-    return next_step(obs, REGION, PLACES, float(TOKENS[-1]), **{"rule": NEVER, **options})
+    return next_step(obs, REGION, PLACES, TOKENS, float(TOKENS[-1]), **{"rule": NEVER, **options})
 
 
 def test_a_batch_is_proposed_among_the_candidates():
@@ -42,6 +42,13 @@ def test_each_pick_counts_as_measured_for_the_next():
     gains = [pick.gain for pick in step_at(observed()[1], batch=8).picks]
     assert all(0 < gain < 1 for gain in gains)
     assert gains[-1] < 0.5 * gains[0]
+
+
+def test_counts_a_few_tokens_apart_are_one_measurement():
+    obs = observed()[1]
+    apart = replace(obs, tokens=obs.tokens * (1 + 0.0003 * np.sin(obs.run)))
+    assert len(np.unique(apart.tokens)) > 6 * len(TOKENS)
+    assert step_at(apart).picks[0].gain == pytest.approx(step_at(obs).picks[0].gain, rel=0.15)
 
 
 def test_the_same_data_and_seed_give_the_same_batch():
@@ -77,11 +84,11 @@ def test_a_spent_budget_ends_the_trials_and_a_small_one_cuts_the_batch():
 def test_what_cannot_be_judged_is_refused_in_a_sentence():
     few = step_at(observed(places=FACES[[0, 2, 6, 8]])[1])
     assert few.status == "refused"
-    assert "4 runs" in few.sentence
-    strip = next_step(observed()[1], SearchRegion(*FACES[:3].T), PLACES, 64e3)
+    assert "4 regimes" in few.sentence
+    strip = next_step(observed()[1], SearchRegion(*FACES[:3].T), PLACES, TOKENS, 64e3)
     assert strip.status == "refused"
     assert "strip" in strip.sentence
-    assert next_step(observed()[1], REGION, np.empty((0, 2)), 64e3).status == "refused"
+    assert next_step(observed()[1], REGION, np.empty((0, 2)), TOKENS, 64e3).status == "refused"
 
 
 def test_the_bound_on_regret_holds_about_as_often_as_it_says():
@@ -109,7 +116,7 @@ def test_the_form_that_made_the_data_weighs_most():
 
 def test_left_out_errors_are_those_of_real_refits():
     obs = trials("quadratic bowl", run_noise=0.002, point_noise=0.001, seed=2)
-    refitted = leave_one_run_out(obs, "quadratic", "anchored").by_run
+    refitted = leave_one_regime_out(obs, "quadratic", "anchored").by_run
     assert left_out_square(fit(obs, "quadratic", "anchored")) == pytest.approx(np.mean(refitted**2), rel=0.2)
 
 

@@ -13,7 +13,7 @@ from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import FormResult
 from ppl_assets.law.fit import fit
 from ppl_assets.law.forms import FORMS, LINKS, LinkName, design
-from ppl_assets.law.leave_out import held_out_largest, leave_one_run_out
+from ppl_assets.law.leave_out import held_out_largest, leave_one_regime_out, leave_one_run_out
 from ppl_assets.law.observations import FloatArray, Observations, measured_noise
 from ppl_assets.law.optimum import find_optimum
 from ppl_assets.law.region import SearchRegion
@@ -135,6 +135,7 @@ def result(obs: Observations, form: str, link: LinkName, region: SearchRegion) -
     return FormResult(
         fit=law,
         left_out=leave_one_run_out(obs, form, link),
+        left_regimes=leave_one_regime_out(obs, form, link),
         largest=held_out_largest(obs, form, link),
         bootstrap=refits,
         optimum=find_optimum(law, region, refits, measured_noise(obs)),

@@ -1,10 +1,28 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ppl_assets.law.fit import fit
-from ppl_assets.law.leave_out import held_out_largest, leave_one_run_out, pairwise_accuracy, rank_correlation
+from ppl_assets.law.leave_out import (
+    held_out_largest,
+    leave_one_regime_out,
+    leave_one_run_out,
+    pairwise_accuracy,
+    rank_correlation,
+)
 from ppl_assets.law.observations import Observations
-from ppl_assets.law.uncertainty import akaike_weights, bootstrap, delta_interval, effect_p_value, noise_parts
+from ppl_assets.law.optimum import find_optimum
+from ppl_assets.law.region import SearchRegion
+from ppl_assets.law.uncertainty import (
+    _exchanged,
+    akaike_weights,
+    bootstrap,
+    delta_interval,
+    effect_p_value,
+    no_intervals,
+    noise_parts,
+)
 from ppl_assets_tests.law.synthetic import GRID, TRUTHS, trials, truth
 
 
@@ -16,6 +34,22 @@ def test_a_left_out_run_is_predicted_by_a_fit_that_saw_none_of_its_points():
     expected = rest.predict(obs.mu[mine], obs.sigma[mine], obs.tokens[mine])
     np.testing.assert_allclose(left_out.predicted[left_out.run == 4], expected, rtol=1e-7)
     assert len(left_out.by_run) == len(obs.runs)
+
+
+def test_a_left_out_regime_leaves_no_run_of_its_own_behind():
+    obs = trials("edge", run_noise=0.002, seed=1)
+    left_out = leave_one_regime_out(obs, "no_interaction", "anchored")
+    centre = obs.regime == "200-110"
+    assert len(np.unique(obs.run[centre])) == 4
+    rest = fit(obs.subset(~centre), "no_interaction", "anchored")
+    expected = rest.predict(obs.mu[centre], obs.sigma[centre], obs.tokens[centre])
+    np.testing.assert_allclose(left_out.predicted[left_out.run == "200-110"], expected, rtol=1e-7)
+    assert len(left_out.by_run) == len(GRID)
+
+
+def test_repeats_of_one_regime_alone_cannot_be_predicted_from_each_other():
+    left_out = leave_one_regime_out(trials("edge", 0.002, regimes=[GRID[0]] * 8), "no_interaction", "anchored")
+    assert np.isnan(left_out.predicted).all()
 
 
 def test_an_exact_law_predicts_left_out_runs_exactly():
@@ -91,24 +125,34 @@ def test_constants_lie_within_their_intervals_at_a_third_of_a_percent_noise():
     assert np.mean(hits) >= 0.85
 
 
-@pytest.mark.parametrize("scheme", ["exchange", "pairs"])
-def test_the_same_seed_gives_the_same_refits(scheme):
+def test_the_same_seed_gives_the_same_refits():
     obs = trials("edge", run_noise=0.002)
-    draws = [bootstrap(obs, "no_interaction", "anchored", 20, seed, scheme=scheme).E for seed in (1, 1, 2)]
+    draws = [bootstrap(obs, "no_interaction", "anchored", 20, seed).E for seed in (1, 1, 2)]
     assert (draws[0] == draws[1]).all()
     assert not np.array_equal(draws[0], draws[2])
 
 
 def test_each_refit_is_the_fit_of_its_own_data():
-    obs = trials("edge", run_noise=0.002, seed=2)
-    refits = bootstrap(obs, "no_interaction", "anchored", 5, seed=3, scheme="pairs")
-    drawn = np.random.default_rng(3).multinomial(len(obs.runs), np.full(len(obs.runs), 1 / len(obs.runs)), size=5)
-    rows = np.repeat(np.arange(len(obs)), drawn[0][obs.run_index])
-    resampled = Observations(
-        obs.mu[rows], obs.sigma[rows], obs.tokens[rows], obs.loss[rows], obs.run[rows], obs.base_loss
-    )
-    again = fit(resampled, "no_interaction", "anchored")
+    obs = trials("edge", run_noise=0.002, point_noise=0.001, seed=2)
+    law = fit(obs, "no_interaction", "anchored")
+    refits = bootstrap(obs, law, replicates=5, seed=3)
+    noise = _exchanged(law, 5, np.random.default_rng(3))
+    again = fit(replace(obs, loss=obs.loss * np.exp(noise[0] - law.residuals)), "no_interaction", "anchored")
     np.testing.assert_allclose(refits.coefficients[0], again.coefficients, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("runs", "has_intervals"), [(5, False), (6, True)])
+def test_too_few_runs_have_no_intervals_and_the_sentence_says_how_many_are_missing(runs, has_intervals):
+    obs = trials("edge", 0.002, 0.001, regimes=[GRID[0], GRID[2], GRID[4], GRID[6], GRID[8], GRID[1]][:runs])
+    law = fit(obs, "no_interaction", "anchored")
+    low, high = delta_interval(law, obs.mu[:2], obs.sigma[:2], 64e3)
+    assert np.isfinite([low, high]).all() == has_intervals
+    best = find_optimum(law, SearchRegion.of(obs))
+    assert ("no intervals: 5 runs leave 2 degrees of freedom" in best.sentence) is not has_intervals
+    assert (no_intervals(law) == "") is has_intervals
+    if not has_intervals:
+        with pytest.raises(ValueError, match="run 1 more"):
+            bootstrap(obs, law, replicates=5)
 
 
 def test_nothing_is_resampled_without_a_law():

@@ -5,8 +5,8 @@ import pytest
 
 from ppl_assets.lake import Lake, LakeError, Provenance
 from ppl_assets.subset.target import TargetError, choose_target
-from ppl_assets.tables import FITTED_LAW, PERPLEXITY_LANDSCAPE
-from ppl_assets_tests.subset.report_factory import landscape_tables, law_table
+from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS, PERPLEXITY_LANDSCAPE
+from ppl_assets_tests.subset.report_factory import landscape_tables, law_table, table
 
 
 @pytest.fixture
@@ -36,3 +36,11 @@ def test_a_law_of_another_scorers_perplexities_is_refused_with_what_to_do(lake):
 def test_without_a_law_the_reader_is_told_to_fit_one(lake):
     with pytest.raises(LakeError, match=r"table fitted_law has 0 rows.*materialize it first"):
         choose_target(lake.snapshot())
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_target_from_a_screening_says_so(lake, passed):
+    put(lake, FITTED_LAW, law_table(), scorer_id="5c1f")
+    finding = {"name": "full_training", "passed": passed, "severity": "warn", "sentence": "It was a screening."}
+    put(lake, LAW_FINDINGS, table("law_findings", [finding]))
+    assert ("It was a screening." in choose_target(lake.snapshot()).reason) is not passed
