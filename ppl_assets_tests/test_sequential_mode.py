@@ -6,6 +6,8 @@ import pytest
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.automation.plan import INPUTS, partitions_of, pending
 from ppl_assets.law.assets import next_trials_inputs
+from ppl_assets.regimes import cost
+from ppl_assets.regimes.cost import cost_of_trials
 from ppl_assets.regimes.stored import UnknownTrialError, all_trials, proposals, trial_subset
 from ppl_assets.tables import FITTED_LAW, NEXT_TRIALS, REGIMES, SEQUENTIAL_STEPS, TRIAL_LOSSES
 
@@ -103,6 +105,26 @@ def test_in_the_ui_one_materializes_next_trials_then_its_partitions_then_the_law
 
     assert sequential.materialize("design_trials").success  # the same design: its proposals stay
     assert registered(sequential)[-2:] == new
+
+
+def test_proposals_that_no_longer_fit_are_passed_over_and_the_budget_is_said_to_be_spent(sequential, monkeypatch):
+    hours = cost_of_trials(sequential.platform.study, snapshot(sequential)).hours
+    monkeypatch.setenv("PPL__TRIALS__MAX_HOURS", str(2.0 * hours))
+    assert sequential.materialize("propose_trials").success
+    new = proposals(snapshot(sequential))["trial"].to_list()
+    assert len(new) == 2
+
+    with monkeypatch.context() as slow:
+        slow.setattr(cost, "measured_speed", lambda *_given: cost.Speed(0.01, 1e12, "a slow day"))
+        assert not [step for step in due(sequential) if "trial_losses" in step]
+        assert not sequential.materialize("run_trial", new[0]).success
+        sequential.run()
+        step = last_step(sequential)
+        assert step["status"] == "budget_spent"
+        assert f"2 of {DESIGNED + 2} trials are not measured yet ({new[0]}, {new[1]})" in step["sentence"]
+        assert "the budget no longer pays for them: trials.max_hours" in step["sentence"]
+        assert due(sequential) == []
+    assert [step for step in due(sequential) if "trial_losses" in step] == [f"trial_losses {name}" for name in new]
 
 
 def test_a_changed_design_drops_what_was_proposed_for_the_old_one(sequential, monkeypatch):

@@ -17,6 +17,7 @@ from ppl_assets.perplexity.assets import base_model_inputs, perplexity_landscape
 from ppl_assets.regimes import assets as regimes_assets
 from ppl_assets.regimes.assets import regime_partitions_inputs
 from ppl_assets.regimes.cost import budget_problem, cost_of_trials
+from ppl_assets.regimes.stored import proposals
 from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform
 from ppl_assets.study import Study
 from ppl_assets.subset import assets as subset_assets
@@ -71,6 +72,22 @@ def partitions_of(asset: str, platform: Platform, instance: dg.DagsterInstance) 
 
 
 def pending(asset: str, partition: str, platform: Platform, instance: dg.DagsterInstance) -> bool:
+    """Whether an asset partition is to be computed: it is not up to date, and the budget pays for it."""
+    return _is_stale(asset, partition, platform, instance) and not _waits_for_budget(asset, partition, platform)
+
+
+def _waits_for_budget(asset: str, partition: str, platform: Platform) -> bool:
+    """Whether this is a proposed trial that no longer fits: ``next_trials`` says so, and the study goes on without it.
+
+    A trial of the design is not passed over: without it the design is not what was asked for, so it fails by name.
+    """
+    study, snapshot = platform.study, platform.lake.snapshot()
+    if asset != "trial_losses" or partition not in proposals(snapshot)["trial"]:
+        return False
+    return bool(budget_problem(study, cost_of_trials(study, snapshot)))
+
+
+def _is_stale(asset: str, partition: str, platform: Platform, instance: dg.DagsterInstance) -> bool:
     """Whether an asset partition was never computed, was computed from other inputs, or is unknown to the instance."""
     snapshot = platform.lake.snapshot()
     latest = snapshot.latest(asset, partition)

@@ -24,7 +24,7 @@ from ppl_assets.regimes.assets import (
     register_trials,
     selection_tokens,
 )
-from ppl_assets.regimes.cost import measured_prefixes
+from ppl_assets.regimes.cost import budget_problem, cost_of_trials, measured_prefixes
 from ppl_assets.regimes.pool import read_pool
 from ppl_assets.regimes.stored import all_trials, design_version, proposals
 from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata
@@ -204,7 +204,7 @@ def next_trials_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition
     """What decides the next batch: the mode, the rule to stop, the budget, the design, and the fit with its losses.
 
     In fixed mode nothing but the design: no fit makes it propose. Measured speed, which turns max_hours into trials, is
-    taken as it is when a decision is made.
+    taken as it is when a decision is made; but where trials that were asked for no longer fit, that is decided anew.
     """
     trials = study.trials
     if trials.mode == "fixed":
@@ -212,6 +212,7 @@ def next_trials_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition
     law = snapshot.latest("fitted_law")
     rule = [trials.stop_regret_pct, trials.stop_location_pct, trials.batch, trials.max_tokens, trials.max_hours]
     fitted = [law.inputs, law.data_version] if law else []
+    fitted += ["over the budget"] if budget_problem(study, cost_of_trials(study, snapshot)) else []
     return Inputs([NEXT_CODE_VERSION, rule, design_version(snapshot), fitted, study.study.seed])
 
 

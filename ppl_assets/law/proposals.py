@@ -14,7 +14,7 @@ from ppl_assets.law.observations import FloatArray, measured_noise
 from ppl_assets.law.predictions import reachable_at
 from ppl_assets.law.region import Reachable, SearchRegion
 from ppl_assets.law.sequential import Pick, SequentialStep, StopRule, next_step
-from ppl_assets.regimes.cost import affordable, cost_of_trials
+from ppl_assets.regimes.cost import affordable, budget_problem, cost_of_trials
 from ppl_assets.regimes.design import Regime, Trial, build_trials, open_places
 from ppl_assets.regimes.pool import Pool, trial_rows
 from ppl_assets.regimes.reachable import ReachableRegion
@@ -58,7 +58,7 @@ FIXED = Decision("fixed", "trials.mode = 'fixed': the design's trials are all, a
 def decide(
     study: Study, snapshot: Snapshot, losses: pl.DataFrame, pool: Pool, tokens: int, prefixes: list[int]
 ) -> Decision:
-    """Propose a batch, wait for trials that were not run yet, or stop.
+    """Propose a batch, wait for trials that were not run yet, or stop; also where the budget pays for those no more.
 
     Args:
         study: the study, in sequential mode.
@@ -72,10 +72,10 @@ def decide(
     unmeasured = asked.filter(~pl.col("trial").is_in(losses["trial"].unique().to_list()))
     if unmeasured.height:
         names = ", ".join(unmeasured["trial"].head(4)) + (", ..." if unmeasured.height > 4 else "")
-        sentence = (
-            f"{unmeasured.height} of {asked.height} trials are not measured yet: materialize them first ({names})."
-        )
-        return Decision("waiting", sentence)
+        sentence = f"{unmeasured.height} of {asked.height} trials are not measured yet"
+        if problem := budget_problem(study, cost_of_trials(study, snapshot, asked)):
+            return Decision("budget_spent", f"{sentence} ({names}), and the budget no longer pays for them: {problem}.")
+        return Decision("waiting", f"{sentence}: materialize them first ({names}).")
     obs = observations(losses, asked.select("trial", "regime"))
     region = SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside))
     grid = open_places(ReachableRegion.at_share(pool.candidates, study.trials.tokens), study.regimes.inside, LEVELS)

@@ -1,5 +1,6 @@
 """What trials cost, said before the first is trained: tokens, and device time as far as speed was measured."""
 
+import math
 from dataclasses import dataclass
 
 import polars as pl
@@ -15,6 +16,11 @@ from ppl_assets.tables import SCORERS, TRIAL_LOSSES
 
 BACKWARD = 3.0
 """A training step costs three forward passes: one forward, two for the gradients of states and of weights."""
+
+SPEED_SLACK = 0.2
+"""Share of trials.max_hours by which the trials of a design that is begun may pass it, so that noise in the speed does
+not strand it: of two like steps in turn on a crowded machine one takes 0.88 to 1.13 times the other (quartiles).
+"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class TrialCost:
         evaluated: held-out tokens scored, at every measurement, after every branch and before any training.
         seconds: of the device; None where no speed was measured.
         source: where the speed comes from, or that there is none.
+        is_begun: a trial was trained since the present design was made and checked.
     """
 
     trials: int
@@ -49,6 +56,7 @@ class TrialCost:
     evaluated: int
     seconds: float | None
     source: str
+    is_begun: bool = False
 
     @property
     def tokens(self) -> int:
@@ -79,6 +87,8 @@ class TrialCost:
 def cost_of_trials(study: Study, snapshot: Snapshot, trials: pl.DataFrame | None = None) -> TrialCost:
     """What the trials cost, trained already or not; all that are asked for now where none are given.
 
+    Training that is done counts with the seconds that it took, everything else at the present speed.
+
     Args:
         study: the study.
         snapshot: the lake.
@@ -90,11 +100,42 @@ def cost_of_trials(study: Study, snapshot: Snapshot, trials: pl.DataFrame | None
     trained = int(rows["tokens"].sum()) + sum(map(sum, branches))
     measurements = sum(len(measured_prefixes(study)) + 1 + len(lengths) for lengths in branches)
     evaluated = measurements * evaluation_tokens(study, snapshot)
+    is_begun = _is_begun(snapshot, rows)
     if speed is None:
         source = "nothing was scored or trained on this device yet, so no speed is known"
-        return TrialCost(rows.height, trained, evaluated, None, source)
-    seconds = trained / speed.training + evaluated / speed.scoring
-    return TrialCost(rows.height, trained, evaluated, seconds, speed.source)
+        return TrialCost(rows.height, trained, evaluated, None, source, is_begun)
+    done = _measured_runs(study, snapshot).filter(pl.col("trial").is_in(rows["trial"].to_list()), pl.col("is_whole"))
+    left = trained - int(rows.filter(pl.col("trial").is_in(done["trial"].to_list()))["tokens"].sum())
+    seconds = float(done["seconds"].sum()) + left / speed.training + evaluated / speed.scoring
+    return TrialCost(rows.height, trained, evaluated, seconds, speed.source, is_begun)
+
+
+def _is_begun(snapshot: Snapshot, trials: pl.DataFrame) -> bool:
+    """Whether one of these trials was trained after the present design, under its present budget, was written."""
+    designed, commits = snapshot.latest("regime_partitions"), snapshot.commits("trial_losses")
+    ours = [commits[trial].snapshot for trial in trials["trial"] if trial in commits]
+    return designed is not None and max(ours, default=-1) > designed.snapshot
+
+
+def _measured_runs(study: Study, snapshot: Snapshot) -> pl.DataFrame:
+    """Tokens and training seconds of every trial's newest run of the present model on the study's device.
+
+    A run that diverged is not whole: it says how fast training is, and not how long a trial takes.
+    """
+    model_id, device = stored_base_model(snapshot).model_id, resolve_device(study.study.device)
+    facts = [commit.facts for commit in snapshot.commits("trial_losses").values()]
+    ours = [fact for fact in facts if fact.get("model_id") == model_id and fact.get("device") == device]
+    where = {"trial_fingerprint": [fact["trial_fingerprint"] for fact in ours]}
+    columns = ["trial", "trial_fingerprint", "tokens", "seconds", "status"]
+    return (
+        snapshot.read(TRIAL_LOSSES, columns, where)
+        .group_by("trial_fingerprint")
+        .agg(
+            pl.col("trial").first(),
+            pl.col("tokens", "seconds").max(),
+            (pl.col("status") == "ok").all().alias("is_whole"),
+        )
+    )
 
 
 def measured_prefixes(study: Study) -> list[int]:
@@ -124,11 +165,7 @@ def evaluation_tokens(study: Study, snapshot: Snapshot) -> int:
 def measured_speed(study: Study, snapshot: Snapshot) -> Speed | None:
     """Speed on the study's device: of earlier trials of the same model, else of the scorer, else unknown."""
     base, device = stored_base_model(snapshot), resolve_device(study.study.device)
-    facts = [commit.facts for commit in snapshot.commits("trial_losses").values()]
-    ours = [fact for fact in facts if fact.get("model_id") == base.model_id and fact.get("device") == device]
-    names = [fact["trial_fingerprint"] for fact in ours]
-    runs = snapshot.read(TRIAL_LOSSES, ["trial_fingerprint", "tokens", "seconds"], {"trial_fingerprint": names})
-    last = runs.group_by("trial_fingerprint").agg(pl.col("tokens", "seconds").max())
+    last = _measured_runs(study, snapshot)
     if last["seconds"].sum() > 0:
         training = float(last["tokens"].sum()) / float(last["seconds"].sum())
         return Speed(
@@ -143,7 +180,11 @@ def measured_speed(study: Study, snapshot: Snapshot) -> Speed | None:
 
 
 def budget_problem(study: Study, cost: TrialCost) -> str:
-    """Why these trials may not be run, in one sentence; empty where they may."""
+    """Why these trials may not be run, in one sentence; empty where they may.
+
+    Tokens are counted, so their limit is exact. Hours are an estimate: before the first trial of a design it has to
+    stay within trials.max_hours, after that within so much more as :data:`SPEED_SLACK` says.
+    """
     trials = study.trials
     keys = ["trials.tokens", "trials.points", "regimes.grid"] + ["trials.decay_branches"] * (trials.decay_branches > 0)
     remedy = f"lower {', '.join(keys)} or regimes.repeats"
@@ -152,11 +193,13 @@ def budget_problem(study: Study, cost: TrialCost) -> str:
             f"trials.max_tokens = {trials.max_tokens:,}, but the {cost.trials} trials take {cost.tokens:,} tokens "
             f"({cost.trained:,} trained, {cost.evaluated:,} evaluated): raise it to {cost.tokens:,}, or {remedy}"
         )
-    if trials.max_hours is not None and cost.hours is not None and cost.hours > trials.max_hours:
-        return (
-            f"trials.max_hours = {trials.max_hours:g}, but the {cost.trials} trials take about {cost.hours:.3g} device "
-            f"hours ({cost.source}): raise it to {cost.hours:.3g}, or {remedy}"
-        )
+    if trials.max_hours is not None and cost.hours is not None:
+        most, needed = trials.max_hours * (1.0 + SPEED_SLACK * cost.is_begun), _rounded_up(cost.hours)
+        if cost.hours > most:
+            return (
+                f"trials.max_hours = {trials.max_hours:g}, but the {cost.trials} trials take about {needed:g} device "
+                f"hours ({cost.source}): raise it to {needed:g}, or {remedy}"
+            )
     return ""
 
 
@@ -173,6 +216,14 @@ def affordable(study: Study, cost: TrialCost) -> int | None:
     if trials.max_hours is not None and cost.seconds and each.seconds:
         limits.append((3600.0 * trials.max_hours - cost.seconds) / each.seconds)
     return max(0, int(min(limits))) if limits else None
+
+
+def _rounded_up(hours: float) -> float:
+    """To three digits, upwards: who sets it as the limit is within it."""
+    if hours <= 0.0:
+        return 0.0
+    digits = 2 - math.floor(math.log10(hours))
+    return math.ceil(hours * 10.0**digits) / 10.0**digits
 
 
 def _duration(seconds: float) -> str:

@@ -1,5 +1,7 @@
 """What trials cost is said, and held against the budget, before one is trained."""
 
+import dataclasses
+
 import dagster as dg
 import polars as pl
 import pytest
@@ -8,6 +10,7 @@ from ppl_assets.automation.instance import study_instance
 from ppl_assets.automation.plan import status_lines
 from ppl_assets.automation.run import RunError
 from ppl_assets.regimes.cost import (
+    Speed,
     TrialCost,
     affordable,
     budget_problem,
@@ -104,6 +107,46 @@ def test_a_budget_that_is_exceeded_is_one_sentence_with_a_remedy(finished_study)
     assert "max_hours = 0.5" in budget_problem(with_budget(finished_study, max_hours=0.5), TWO_TRIALS)
     unknown = TrialCost(2, 2000, 500, None, "nothing was measured")
     assert budget_problem(with_budget(finished_study, max_hours=0.5), unknown) == ""
+
+
+def test_trials_that_are_done_count_with_their_seconds_and_the_rest_at_the_present_speed(finished_study, monkeypatch):
+    settings, snapshot = facts(finished_study)
+    before = finished_study.platform.lake.snapshot(snapshot.latest("regime_partitions").snapshot)
+    trials = design(snapshot)
+    took = snapshot.read(TRIAL_LOSSES).group_by("trial").agg(pl.col("seconds").max())["seconds"].sum()
+    monkeypatch.setattr("ppl_assets.regimes.cost.measured_speed", lambda *_given: Speed(1.0, 1e12, "a slow day"))
+    assert cost_of_trials(settings, snapshot, trials).seconds == pytest.approx(took, abs=0.01)
+    assert cost_of_trials(settings, before, trials).seconds == pytest.approx(trials["tokens"].sum(), abs=0.01)
+    unknown = trials[:1].with_columns(trial=pl.lit("new"))
+    both = cost_of_trials(settings, snapshot, pl.concat([trials, unknown]))
+    assert both.seconds == pytest.approx(took + unknown["tokens"][0], abs=0.01)
+
+
+def test_a_design_that_is_begun_is_not_stranded_by_a_slower_day(finished_study):
+    begun = dataclasses.replace(TWO_TRIALS, seconds=1.15 * 3600.0, is_begun=True)
+    limited = with_budget(finished_study, max_hours=1.0)
+    assert budget_problem(limited, begun) == ""
+    assert "about 1.15 device hours" in budget_problem(limited, dataclasses.replace(begun, is_begun=False))
+    assert "about 1.25 device hours" in budget_problem(limited, dataclasses.replace(begun, seconds=1.25 * 3600.0))
+    assert affordable(limited, begun) == 0  # nothing is added to it
+    assert budget_problem(with_budget(finished_study, max_tokens=2499), begun)  # tokens are counted, not estimated
+
+
+def test_a_design_is_begun_once_a_trial_of_it_was_trained_under_its_budget(study, monkeypatch):
+    settings, snapshot = facts(study)
+    before = study.platform.lake.snapshot(snapshot.latest("regime_partitions").snapshot)
+    cost = cost_of_trials(settings, snapshot)
+    assert cost.is_begun
+    assert not cost_of_trials(settings, before, design(snapshot)).is_begun
+    monkeypatch.setenv("PPL__TRIALS__MAX_HOURS", str(cost.hours / 1.1))  # lowered: that is not the estimate's noise
+    assert not study.materialize("design_trials").success
+    assert not cost_of_trials(*facts(study)).is_begun
+
+
+def test_the_limit_that_is_advised_is_enough(finished_study):
+    cost = dataclasses.replace(TWO_TRIALS, seconds=1.2341 * 3600.0)
+    assert "raise it to 1.24" in budget_problem(with_budget(finished_study, max_hours=1.0), cost)
+    assert budget_problem(with_budget(finished_study, max_hours=1.24), cost) == ""
 
 
 def test_what_is_left_of_the_budget_pays_for_whole_trials(finished_study):
