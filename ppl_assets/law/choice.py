@@ -179,11 +179,11 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
     the one with the fewest coefficients is taken, then the least error. That is the one-standard-error rule of
     Breiman et al. 1984 with the standard error of the paired difference in place of the least error's own: it is
     usually smaller, so fewer forms are close. By left-out runs, in 144 simulated studies of 12 runs and 36 points, this
-    found the true form in 76 %, leave-one-out alone in 73 %, AICc among the close ones in 68 %, AICc alone in 65 %: AICc believes the points of a
-    run to be independent evidence. The chosen form's own error is the least of several and a little too good.
-    A tokens-only form has no optimum and is never chosen while another can be. A form in log moments is compared but
-    never chosen: trials and selection are drawn by raw moments, so its optimum is no target; where it predicts clearly
-    better, the reason says so.
+    found the true form in 76 %, leave-one-out alone in 73 %, AICc among the close ones in 68 %, AICc alone in 65 %:
+    AICc believes the points of a run to be independent evidence. The chosen form's own error is the least of
+    several and a little too good. A tokens-only form has no optimum and is never chosen while another can be. A
+    form in log moments is compared but never chosen: trials and selection are drawn by raw moments, so its optimum
+    is no target; where it predicts clearly better, the reason says so.
 
     paper: the paper's form and link with the reading of sigma asked for, whatever its error.
 

@@ -144,8 +144,7 @@ def leave_one_run_out(
     """Predict every run from a converged fit of all other runs.
 
     Points with L >= L0 are left out for the anchored link, as in ``fit``; ``huber`` is that of the fit.
-    Where the other runs are too few for the
-    form, the errors are nan.
+    Where the other runs are too few for the form, the errors are nan.
     """
     shape, how = FORMS[form], LINKS[link]
     used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
