@@ -19,7 +19,8 @@ from benchmarks import sequential
 from benchmarks.law_truths import STARTS, TOKENS, Truth, best_of_starts, simulate
 from ppl_assets.law.choice import FEWER_REFITS, FormResult, choose, fit_all
 from ppl_assets.law.fit import LawFit, fit
-from ppl_assets.law.observations import FloatArray, measured_noise
+from ppl_assets.law.forms import FORMS, LINKS
+from ppl_assets.law.observations import FloatArray, Observations, measured_noise
 from ppl_assets.law.optimum import find_optimum
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.uncertainty import BootstrapResult, bootstrap, delta_interval
@@ -44,7 +45,7 @@ class Study:
     Attributes:
         known: the law behind it.
         noise: standard deviation of ln L.
-        is_global: whether the true form's fit is as good as the best of the starts; None where not compared.
+        is_global: by form and link, whether its fit is as good as the best of the starts; empty where not compared.
         fit_ms: time of the true form's fit.
         covered: share of places whose loss lies in the bootstrap interval of the true form.
         covered_delta: the same for the delta method.
@@ -58,7 +59,7 @@ class Study:
 
     known: Truth
     noise: float
-    is_global: bool | None
+    is_global: dict[tuple[str, str], bool]
     fit_ms: float
     covered: float
     covered_delta: float
@@ -86,7 +87,7 @@ def study(known: Truth, noise: float, seed: int, against_starts: bool) -> Study:
     return Study(
         known=known,
         noise=noise,
-        is_global=_is_global(law, seed) if against_starts else None,
+        is_global=_all_global(obs, seed) if against_starts else {},
         fit_ms=fit_ms,
         covered=_covered(known, places, own.interval(own.predict(*places))),
         covered_delta=_covered(known, places, delta_interval(law, *places, CONFIDENCE)),
@@ -97,6 +98,12 @@ def study(known: Truth, noise: float, seed: int, against_starts: bool) -> Study:
         regret_pct=known.regret_pct(best.mu, best.sigma),
         regret_true_pct=known.regret_pct(best_true.mu, best_true.sigma),
     )
+
+
+def _all_global(obs: Observations, seed: int) -> dict[tuple[str, str], bool]:
+    """Of every form with every link."""
+    fits = [fit(obs, form, link) for link in LINKS for form in FORMS]
+    return {(law.form, law.link): _is_global(law, seed) for law in fits if law.is_usable}
 
 
 def _is_global(law: LawFit, seed: int) -> bool:
@@ -123,15 +130,21 @@ def recovered(studies: list[Study]) -> dict[str, Any]:
     formed = [s for s in studies if s.known.form != "d_only"]
     bare = [s for s in studies if not s.known.has_bowl]
     quiet = [s for s in formed if s.noise == NOISES[0]]
-    compared = [s.is_global for s in studies if s.is_global is not None]
+    compared = [same for s in studies for same in s.is_global.values()]
+    own = [s.is_global[s.known.form, s.known.link] for s in studies if s.is_global]
+    bowls = [s for s in quiet if s.known.has_bowl]
     return {
         "global_fraction": _mean(compared),
+        "global_fraction_true_form": _mean(own),
+        "fits_compared": len(compared),
         "fit_ms_median": round(float(np.median([s.fit_ms for s in studies])), 2),
         "loss_interval_coverage_90": _mean([s.covered for s in studies]),
         "loss_interval_coverage_90_delta": _mean([s.covered_delta for s in studies]),
         "loss_interval_coverage_90_chosen_form": _mean([s.covered_chosen for s in studies]),
         "regret_pct_median": round(float(np.median([s.regret_pct for s in quiet])), 4),
         "regret_pct_p90": round(float(np.quantile([s.regret_pct for s in quiet], 0.9)), 4),
+        "regret_pct_median_bowls": round(float(np.median([s.regret_pct for s in bowls])), 4),
+        "regret_pct_p90_bowls": round(float(np.quantile([s.regret_pct for s in bowls], 0.9)), 4),
         "form_recovered": _mean([s.chosen[0] == s.known.form for s in formed]),
         "form_and_link_recovered": _mean([s.chosen == (s.known.form, s.known.link) for s in formed]),
         "false_bowl_rate": _mean([s.kind in BOWL_KINDS for s in bare]),

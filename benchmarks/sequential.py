@@ -4,8 +4,8 @@
 
 Laws with a known optimum (``truths.py``): loss varying by 4 % over the region, 0.3 % noise of which most is shared by
 a run's points, every run measured at the same six token counts. Space-filling: the 3 x 3 grid and two repeats of its
-centre, enlarged by maximin or by Sobol points. Sequential: the 3 x 3 grid, then batches of three. Both are judged by
-the same estimator: the least of the plausible forms' averaged prediction.
+centre, enlarged by maximin or by Sobol points, and plain 4 x 4, 5 x 5 and 6 x 6 grids. Sequential: the 3 x 3 grid,
+then batches of three. Both are judged by the same estimator: the least of the plausible forms' averaged prediction.
 
 The ratio of a law: tokens at which the sequential design first has the median regret that the better space-filling
 design has at ``REFERENCE_RUNS`` runs, over the tokens of those. Curves are made monotone (isotonic regression of ln
@@ -35,10 +35,19 @@ RUN_NOISE, POINT_NOISE = 0.0025, 0.0017
 
 FILLED_RUNS = (11, 13, 16, 20, 24, 28, 32, 36, 42, 48)
 SEQUENTIAL_RUNS = (9, 12, 15, 18, 21, 24, 27, 30, 36)
+RUNS = {
+    "sequential": SEQUENTIAL_RUNS,
+    "maximin": FILLED_RUNS,
+    "sobol": FILLED_RUNS,
+    "grid": (16, 25, 36),
+}
 REFERENCE_RUNS = 36
 REFERENCES = (20, 24, 28, 32, 36, 42, 48)
 BATCH = 3
-FILLED = ("maximin", "sobol")
+FILLED = ("maximin", "sobol", "grid")
+SIDES = (4, 5, 6)
+"""Plain grids, 16, 25 and 36 runs without a repeat: what most people would run."""
+
 LEAST_REGRET = 1e-5
 """% of loss; less is the step of the grid on which optima are looked for."""
 
@@ -161,7 +170,7 @@ class Comparison:
 
 def compare(family: str, replicates: int, seed: int) -> Comparison:
     """Curves of one family of laws, the same laws and noise for every design."""
-    regrets: dict[str, list[list[float]]] = {"sequential": [], "maximin": [], "sobol": []}
+    regrets: dict[str, list[list[float]]] = {"sequential": [], **{name: [] for name in FILLED}}
     stops, at_stop = [], []
     for replicate in range(replicates):
         number = 1000 * seed + replicate
@@ -169,14 +178,12 @@ def compare(family: str, replicates: int, seed: int) -> Comparison:
         found, stopped = sequential_regrets(truth, SEQUENTIAL_RUNS, number)
         regrets["sequential"].append(found)
         regrets["maximin"].append(filled_regrets(truth, _maximin(FILLED_RUNS[-1]), FILLED_RUNS, number))
+        regrets["grid"].append([filled_regrets(truth, grid(side), (side**2,), number)[0] for side in SIDES])
         regrets["sobol"].append(filled_regrets(truth, _sobol(FILLED_RUNS[-1], number), FILLED_RUNS, number))
         stops.append(stopped)
         if stopped in SEQUENTIAL_RUNS:
             at_stop.append(found[SEQUENTIAL_RUNS.index(stopped)])
-    curves = {
-        name: Curve.of(SEQUENTIAL_RUNS if name == "sequential" else FILLED_RUNS, np.array(rows))
-        for name, rows in regrets.items()
-    }
+    curves = {name: Curve.of(RUNS[name], np.array(rows)) for name, rows in regrets.items()}
     return Comparison(
         curves,
         {str(runs): _ratio(curves, runs) for runs in REFERENCES},
@@ -188,7 +195,10 @@ def compare(family: str, replicates: int, seed: int) -> Comparison:
 
 def _ratio(curves: dict[str, Curve], runs: int, against: tuple[str, ...] = FILLED) -> float | None:
     """Runs of the sequential design over ``runs`` of the better space-filling one, at its regret; None: never."""
-    wanted = min(curves[name].at(runs) for name in against)
+    reached = [curves[name].at(runs) for name in against if runs <= curves[name].runs[-1]]
+    if not reached:
+        return None
+    wanted = min(reached)
     ratio = curves["sequential"].runs_for(wanted) / runs
     return round(ratio, 3) if np.isfinite(ratio) else None
 

@@ -25,6 +25,7 @@ FAMILIES: dict[str, tuple[str, LinkName]] = {
     "scale-free, paper link": ("scale_free", "paper"),
     "quadratic": ("quadratic", "anchored"),
     "quadratic, paper link": ("quadratic", "paper"),
+    "outside the forms": ("outside", "anchored"),
 }
 
 
@@ -42,7 +43,7 @@ class Truth:
     def loss(self, mu: FloatArray, sigma: FloatArray, tokens: FloatArray | float) -> FloatArray:
         """Test loss, shapes broadcast."""
         link = LINKS[self.link]
-        g = FORMS[self.form].columns(np.asarray(mu, float), np.asarray(sigma, float)) @ self.coefficients
+        g = _columns(self.form, np.asarray(mu, float), np.asarray(sigma, float)) @ self.coefficients
         y = self.constant + g + EXPONENTS[self.link] * np.log(tokens)
         return link.loss(y, np.asarray(FLOOR), BASE_LOSS)
 
@@ -67,10 +68,21 @@ def draw_truth(family: str, rng: np.random.Generator) -> Truth:
     while True:
         at = np.exp(LOW + (0.15 + 0.7 * rng.random(2)) * (HIGH - LOW))
         shape = _shape(form, at[0], at[1], rng)
-        g = FORMS[form].columns(mu, sigma) @ shape
-        top = float(FORMS[form].columns(at[:1], at[1:])[0] @ shape)
+        g = _columns(form, mu, sigma) @ shape
+        top = float(_columns(form, at[:1], at[1:])[0] @ shape)
         if g.max() <= top + 1e-9 * np.ptp(g):
             return _scaled(form, link, shape, at, float(g.min()) - top)
+
+
+def _columns(form: str, mu: FloatArray, sigma: FloatArray) -> FloatArray:
+    """[..., k] columns of g; of ``outside``, which no fitted form holds, powers of log distances.
+
+    Up to the fourth in x = ln(mu / 200) and y = ln(sigma / 112): a bowl steeper on one side than on the other.
+    """
+    if form != "outside":
+        return FORMS[form].columns(mu, sigma)
+    x, y = np.log(mu) - (LOW[0] + HIGH[0]) / 2, np.log(sigma) - (LOW[1] + HIGH[1]) / 2
+    return np.stack([x, y, x * x, x * y, y * y, x**3, y**3, x**4, y**4], axis=-1)
 
 
 def _shape(form: str, mu: float, sigma: float, rng: np.random.Generator) -> FloatArray:
@@ -80,6 +92,15 @@ def _shape(form: str, mu: float, sigma: float, rng: np.random.Generator) -> Floa
         a, b = np.exp(rng.normal(0.0, 0.4, 2))
         c = rng.uniform(-1.2, 1.2) * np.sqrt(a * b)
         return np.array([2 * a * u + c * v, 2 * b * v + c * u, -a, -c, -b])
+    if form == "outside":
+        u, v = np.log(mu) - (LOW[0] + HIGH[0]) / 2, np.log(sigma) - (LOW[1] + HIGH[1]) / 2
+        a, b = np.exp(rng.normal(0.0, 0.4, 2))
+        skew, sharp = rng.uniform(-0.8, 0.8, 2) * (a, b), rng.uniform(0.2, 0.8, 2) * (a, b)
+        # -a x^2 + skew x^3 - sharp x^4 in each direction, and the slope that makes (mu, sigma) stationary.
+        slope = [
+            2 * k * at - 3 * s * at**2 + 4 * q * at**3 for k, at, s, q in zip((a, b), (u, v), skew, sharp, strict=True)
+        ]
+        return np.array([*slope, -a, 0.0, -b, *skew, *-sharp])
     a1, b1 = -np.exp(rng.normal(0.0, 0.4, 2)) / (sigma, mu)
     m1, s1 = rng.normal(0.0, 0.5, 2) / (mu, sigma) if form == "scale_free" else (0.0, 0.0)
     a0 = -mu * (b1 * np.log(sigma) + m1) - a1 * sigma
@@ -96,7 +117,7 @@ def _scaled(form: str, link: LinkName, shape: FloatArray, at: FloatArray, depth:
 
     size = (needed(BEST_LOSS * (1 + RANGE_PCT / 100)) - needed(BEST_LOSS)) / depth
     coefficients = size * shape
-    top = float(FORMS[form].columns(at[:1], at[1:])[0] @ coefficients)
+    top = float(_columns(form, at[:1], at[1:])[0] @ coefficients)
     constant = needed(BEST_LOSS) - top - EXPONENTS[link] * float(np.log(TOKENS[-1]))
     return Truth(form, link, coefficients, float(at[0]), float(at[1]), constant)
 

@@ -264,6 +264,7 @@ class LawSection(Section):
 
     bootstrap: int = Field(200, ge=0, le=10_000, description="Run-level bootstrap replicates, each fully refitted.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
+    robust: bool = Field(False, description="Fit with Huber's loss: single wild measurements then count less.")
     target: Literal["best_form", "paper"] = Field("best_form", description="Whose optimum is the selection's target.")
     sigma: Literal["deviation", "variance"] = Field(
         "deviation", description="How sigma is read where law.target = 'paper'."

@@ -42,10 +42,10 @@ from ppl_assets.tables import (
 from ppl_assets.trials.assets import current_setting, trial_losses
 from ppl_assets.trials.training import on_trunk
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Of forms, fit, uncertainty, optimum and choice."""
 
-NEXT_CODE_VERSION = "1"
+NEXT_CODE_VERSION = "2"
 """Of the sequential design."""
 
 
@@ -110,8 +110,9 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         tokens = selection_tokens(study, pool.candidates.total_tokens)
         region = SearchRegion.of(obs, reachable_at(pool, tokens, study.regimes.inside))
         noise = measured_noise(obs)
-        results = fit_all(obs, region, tokens, noise, study.law.bootstrap, study.study.seed, study.law.confidence)
-        chosen = choose(results, study.law.target, study.law.sigma)
+        how = study.law
+        results = fit_all(obs, region, tokens, noise, how.bootstrap, study.study.seed, how.confidence, how.robust)
+        chosen = choose(results, how.target, how.sigma)
         corpus = (float(pool.candidates.ppl.mean()), float(pool.candidates.ppl.std()))
         screening = bool(losses["screening"].any())
         findings = checks(results, chosen, obs, region, noise, corpus, screening)
@@ -227,7 +228,7 @@ def next_trials_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition
         "sequential_steps": column_schema(SEQUENTIAL_STEPS),
     },
     description=(
-        "Sequential mode: the trials to run next, where they tell most about the optimum per token, drawn and "
+        "Sequential mode: the trials to run next, where they tell most about the optimum, drawn and "
         "registered as partitions of trial_losses; or why no more are needed. In fixed mode nothing is proposed."
     ),
 )

@@ -112,6 +112,7 @@ def fit_all(
     replicates: int = 200,
     seed: int = 0,
     confidence: float = 0.95,
+    robust: bool = False,
 ) -> list[FormResult]:
     """Fit, leave out, bootstrap and search with every form and link.
 
@@ -123,6 +124,7 @@ def fit_all(
         replicates: bootstrap refits of a form that the target may rest on, of others at most FEWER_REFITS; 0 for none.
         seed: seed of the bootstrap, the same for every form.
         confidence: level of the intervals.
+        robust: Huber's loss in place of squares, in every fit, refit and prediction of what was left out.
     """
     common = obs.subset(obs.loss < obs.base_loss)
     views = {"raw": (common, region)}
@@ -131,13 +133,13 @@ def fit_all(
     results = []
     for candidate in candidates(common.has_logs):
         seen, where = views[candidate.statistics]
-        law = replace(fit(seen, *candidate[:3]), set_aside=len(obs) - len(common))
+        law = replace(fit(seen, *candidate[:3], robust, noise_pct), set_aside=len(obs) - len(common))
         results.append(
             FormResult(
                 fit=law,
-                left_out=leave_one_run_out(seen, *candidate[:3]),
-                left_regimes=leave_one_regime_out(seen, *candidate[:3]),
-                largest=held_out_largest(seen, *candidate[:3]),
+                left_out=leave_one_run_out(seen, *candidate[:3], law.huber),
+                left_regimes=leave_one_regime_out(seen, *candidate[:3], law.huber),
+                largest=held_out_largest(seen, *candidate[:3], law.huber),
                 bootstrap=None,
                 optimum=find_optimum(law, where, None, noise_pct, tokens),
             )
@@ -174,13 +176,14 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
 
     best_form: the leader is the converged form with the least mean leave-one-regime-out error; a form is close where
     its error exceeds the leader's by less than one standard error of their difference over regimes; of the close ones
-    the one with the fewest coefficients is taken, then the least error (the one-standard-error rule of
-    Breiman et al. 1984). In 144 simulated studies of 12 runs and 36 points this found the true form in 76 %,
-    leave-one-out alone in 73 %, AICc among the close ones in 68 %, AICc alone in 65 %: AICc believes the points of a
-    run to be independent evidence. The chosen form's own error is the least of several and a little too good.
-    A tokens-only form has no optimum and is never chosen while another can be. A form in log moments is compared but
-    never chosen: trials and selection are drawn by raw moments, so its optimum is no target; where it predicts clearly
-    better, the reason says so.
+    the one with the fewest coefficients is taken, then the least error. That is the one-standard-error rule of
+    Breiman et al. 1984 with the standard error of the paired difference in place of the least error's own: it is
+    usually smaller, so fewer forms are close. By left-out runs, in 144 simulated studies of 12 runs and 36 points, this
+    found the true form in 76 %, leave-one-out alone in 73 %, AICc among the close ones in 68 %, AICc alone in 65 %:
+    AICc believes the points of a run to be independent evidence. The chosen form's own error is the least of
+    several and a little too good. A tokens-only form has no optimum and is never chosen while another can be. A
+    form in log moments is compared but never chosen: trials and selection are drawn by raw moments, so its optimum
+    is no target; where it predicts clearly better, the reason says so.
 
     paper: the paper's form and link with the reading of sigma asked for, whatever its error.
 

@@ -53,6 +53,7 @@ class LawFit:
         points: their number.
         runs: number of runs they come from.
         set_aside: points left out because the loss had not yet fallen below L0 (anchored link only).
+        huber: residual of ln L from which a point counts linearly; None for least squares.
     """
 
     form: str
@@ -71,6 +72,7 @@ class LawFit:
     points: int
     runs: int
     set_aside: int
+    huber: float | None = None
 
     @property
     def is_usable(self) -> bool:
@@ -147,7 +149,7 @@ def fit(
     if why_not:
         return _refused(form, link, sigma_kind, why_not, names, used, aside)
     columns = design(shape, how, used.mu, used.sigma, used.tokens, sigma_kind)
-    found = _solved(columns, used, how, robust, noise_pct)
+    found, huber = _solved(columns, used, how, robust, noise_pct)
     floor, coefficients = float(found.floor[0]), found.coefficients[0]
     residuals = _residuals(columns, coefficients, floor, used, how)
     condition = condition_number(used, shape, how, sigma_kind)
@@ -170,6 +172,7 @@ def fit(
         points=len(used),
         runs=len(used.runs),
         set_aside=aside,
+        huber=huber,
     )
 
 
@@ -201,15 +204,18 @@ def condition_number(used: Observations, form: Form, link: Link, sigma_kind: Sig
     return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
 
 
-def _solved(columns: FloatArray, used: Observations, link: Link, robust: bool, noise_pct: float | None) -> Solution:
-    """The engine's solution of one data set, a second time with Huber's loss where asked for."""
+def _solved(
+    columns: FloatArray, used: Observations, link: Link, robust: bool, noise_pct: float | None
+) -> tuple[Solution, float | None]:
+    """The engine's solution of one data set, a second time with Huber's loss where asked for, and Huber's delta."""
     loss, once = used.loss[None], np.ones((1, len(used)))
     found = solve(columns, loss, once, link, used.base_loss)
     if not robust:
-        return found
+        return found, None
     residuals = _residuals(columns, found.coefficients[0], float(found.floor[0]), used, link)
     scale = 1.4826 * np.median(np.abs(residuals)) if noise_pct is None else noise_pct / 100.0
-    return solve(columns, loss, once, link, used.base_loss, huber=max(HUBER * float(scale), 1e-12))
+    huber = max(HUBER * float(scale), 1e-12)
+    return solve(columns, loss, once, link, used.base_loss, huber), huber
 
 
 def _residuals(columns: FloatArray, c: FloatArray, floor: float, used: Observations, link: Link) -> FloatArray:

@@ -4,7 +4,6 @@ Belongs here: what the refits say about the optimum. Does not belong here: its k
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -43,11 +42,6 @@ class Indistinguishable:
     sigma: Interval
     edge: FloatArray
     regret_pct: float
-
-    @property
-    def status(self) -> Literal["place", "part", "everywhere"]:
-        """place: under 5 % of the region; everywhere: over 95 %."""
-        return "place" if self.share < 1 - BOUND else "everywhere" if self.share > BOUND else "part"
 
     @property
     def sentence(self) -> str:

@@ -5,7 +5,6 @@ its siblings behind, which tell the form the place's loss; so what is judged by 
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -69,12 +68,6 @@ class LeaveOneRunOut:
         return 100.0 * float(np.quantile(known, share)) if len(known) else float("nan")
 
     @property
-    def status(self) -> Literal["complete", "partial", "refused"]:
-        """Whether every run, some or none could be predicted from the others."""
-        known = np.isfinite(self.predicted)
-        return "complete" if known.all() and len(known) else "partial" if known.any() else "refused"
-
-    @property
     def pairwise_accuracy(self) -> float:
         """Share of pairs of runs whose last losses are ordered as predicted; 0.5 is a coin."""
         last = _last_points(self.run, self.tokens)
@@ -104,11 +97,6 @@ class HeldOutLargest:
     reason: str = ""
 
     @property
-    def status(self) -> Literal["complete", "refused"]:
-        """Whether it could be predicted."""
-        return "refused" if self.reason else "complete"
-
-    @property
     def median_pct(self) -> float:
         """Median absolute error, % of loss."""
         return 100.0 * float(np.median(np.abs(self.predicted / self.observed - 1.0))) if len(self.observed) else NAN
@@ -125,9 +113,13 @@ class HeldOutLargest:
 
 
 def held_out_largest(
-    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
+    obs: Observations,
+    form: str,
+    link: LinkName = "paper",
+    sigma_kind: SigmaKind = "deviation",
+    huber: float | None = None,
 ) -> HeldOutLargest:
-    """Predict every point at the largest token count from a fit of all points at smaller ones."""
+    """Predict every point at the largest token count from a fit of all points at smaller ones; ``huber`` as in fit."""
     shape, how = FORMS[form], LINKS[link]
     used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
     largest = used.tokens >= LARGEST * used.tokens.max(initial=0.0)
@@ -136,19 +128,23 @@ def held_out_largest(
     if why_not:
         return HeldOutLargest(last.loss, np.full(len(last), np.nan), NAN, why_not)
     columns = design(shape, how, rest.mu, rest.sigma, rest.tokens, sigma_kind)
-    found = solve(columns, rest.loss[None], np.ones((1, len(rest))), how, used.base_loss)
+    found = solve(columns, rest.loss[None], np.ones((1, len(rest))), how, used.base_loss, huber)
     y = design(shape, how, last.mu, last.sigma, last.tokens, sigma_kind) @ found.coefficients[0]
     factor = float(last.tokens.max() / rest.tokens.max())
     return HeldOutLargest(last.loss, how.loss(y, found.floor[0], used.base_loss), factor)
 
 
 def leave_one_run_out(
-    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
+    obs: Observations,
+    form: str,
+    link: LinkName = "paper",
+    sigma_kind: SigmaKind = "deviation",
+    huber: float | None = None,
 ) -> LeaveOneRunOut:
     """Predict every run from a converged fit of all other runs.
 
-    Points with L >= L0 are left out for the anchored link, as in ``fit``. Where the other runs are too few for the
-    form, the errors are nan.
+    Points with L >= L0 are left out for the anchored link, as in ``fit``; ``huber`` is that of the fit.
+    Where the other runs are too few for the form, the errors are nan.
     """
     shape, how = FORMS[form], LINKS[link]
     used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
@@ -159,7 +155,7 @@ def leave_one_run_out(
     if len(kept):
         columns = design(shape, how, used.mu, used.sigma, used.tokens, sigma_kind)
         counts = (index[None] != kept[:, None]).astype(float)
-        found = solve(columns, np.repeat(used.loss[None], len(kept), 0), counts, how, used.base_loss)
+        found = solve(columns, np.repeat(used.loss[None], len(kept), 0), counts, how, used.base_loss, huber)
         losses = how.loss(found.coefficients @ columns.T, found.floor[:, None], used.base_loss)
         for row, left_out in enumerate(kept):
             predicted[index == left_out] = losses[row, index == left_out]
@@ -167,10 +163,14 @@ def leave_one_run_out(
 
 
 def leave_one_regime_out(
-    obs: Observations, form: str, link: LinkName = "paper", sigma_kind: SigmaKind = "deviation"
+    obs: Observations,
+    form: str,
+    link: LinkName = "paper",
+    sigma_kind: SigmaKind = "deviation",
+    huber: float | None = None,
 ) -> LeaveOneRunOut:
     """As :func:`leave_one_run_out`, all runs of a regime at once; ``run`` of the result is the regime."""
-    return leave_one_run_out(obs.by_regime(), form, link, sigma_kind)
+    return leave_one_run_out(obs.by_regime(), form, link, sigma_kind, huber)
 
 
 def pairwise_accuracy(observed: FloatArray, predicted: FloatArray) -> float:

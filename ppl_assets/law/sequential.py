@@ -1,7 +1,7 @@
 """Which trials to run next, or why no more: the sequential design.
 
 After a fit, a trial is worth what it takes off the variance of the predicted difference between the recommended point
-and the points that may be the real optimum, per token that it costs. Plausible optima are the minima of draws from all
+and the points that may be the real optimum; all trials cost the same. Plausible optima are the minima of draws from all
 plausible forms (``plausible.py``), so a trial is worth something too where the forms disagree. A batch is picked one by
 one, each pick counting as measured for the next.
 """
@@ -121,7 +121,6 @@ def next_step(
     affordable: int | None = None,
     rule: StopRule | None = None,
     recommended: tuple[float, float] | None = None,
-    costs: FloatArray | None = None,
     noise_pct: float | None = None,
     seed: int = 0,
 ) -> SequentialStep:
@@ -137,7 +136,6 @@ def next_step(
         affordable: trials that the budget still pays for; None: without limit.
         rule: when enough is known.
         recommended: the point whose regret counts; the averaged prediction's least where absent.
-        costs: [c] tokens of each candidate's trial; equal where absent.
         noise_pct: measured seed noise, % of loss, if known.
         seed: of the draws.
     """
@@ -156,15 +154,14 @@ def next_step(
     rows = beliefs.features(mu, sigma, at)
     differences = rows[targets] - rows[place]
     weight = (differences * (counts / counts.sum())[:, None]).T @ differences  # [q, q]
-    price = np.ones(len(candidates)) if costs is None else np.asarray(costs, float) / float(np.mean(costs))
-    picks = _batch(beliefs, candidates, np.asarray(prefixes, float), weight, price, batch)
+    picks = _batch(beliefs, candidates, np.asarray(prefixes, float), weight, batch)
     return _verdict(knowledge, picks, affordable, rule)
 
 
 def _batch(
-    beliefs: Plausible, candidates: FloatArray, counts: FloatArray, weight: FloatArray, price: FloatArray, batch: int
+    beliefs: Plausible, candidates: FloatArray, counts: FloatArray, weight: FloatArray, batch: int
 ) -> tuple[Pick, ...]:
-    """Greedy batch: each pick removes most of tr(W S) per token, S the covariance after the picks before it.
+    """Greedy batch: each pick removes most of tr(W S), S the covariance after the picks before it.
 
     A run at x has features X [points, q] and noise V = point^2 I + run^2 11^T; measured, it leaves
     S - S X^T (V + X S X^T)^-1 X S.
@@ -180,7 +177,7 @@ def _batch(
         inner = noise + seen @ rows.transpose(0, 2, 1)
         kept = np.linalg.inv(inner)
         gains = np.einsum("cij,cjq,qr,cir->c", kept, seen, weight, seen, optimize=True)
-        chosen = int(np.argmax(gains / price))
+        chosen = int(np.argmax(gains))
         mean, deviation = candidates[chosen]
         share = float(gains[chosen]) / whole if whole > 0 else 0.0
         picks.append(Pick(float(mean), float(deviation), share))

@@ -102,7 +102,7 @@ def bootstrap(
     columns = design(shape, how, used.mu, used.sigma, used.tokens, base.sigma_kind)
     rng = np.random.default_rng(seed)
     losses = np.exp(np.log(used.loss) - base.residuals + _exchanged(base, replicates, rng))
-    found = solve(columns, losses, np.ones_like(losses), how, used.base_loss)
+    found = solve(columns, losses, np.ones_like(losses), how, used.base_loss, base.huber)
     good = found.converged & np.isfinite(found.coefficients).all(axis=1)
     return BootstrapResult(base, found.floor[good], found.coefficients[good], int((~good).sum()), confidence)
 

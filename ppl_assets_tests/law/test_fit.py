@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from ppl_assets.law.choice import fit_all
 from ppl_assets.law.fit import MIN_POINTS, fit
 from ppl_assets.law.forms import FORMS, LINKS
 from ppl_assets.law.observations import Observations
+from ppl_assets.law.region import SearchRegion
 from ppl_assets_tests.law.synthetic import BASE_LOSS, CENTRES, GRID, TRUTHS, trials
 
 
@@ -130,6 +134,21 @@ def test_the_robust_fit_shrugs_off_a_wild_point():
         return np.abs(law.predict(obs.mu, obs.sigma, obs.tokens) / expected - 1).max()
 
     assert worst(robust=True) < 0.25 * worst(robust=False)
+
+
+def test_a_study_fitted_robustly_is_robust_in_its_refits_and_left_out_errors_too():
+    obs = trials("edge", run_noise=0.001, point_noise=0.001, seed=4)
+    loss = obs.loss.copy()
+    loss[10] *= 1.1
+    wild = replace(obs, loss=loss)
+    floors = {}
+    for robust in (False, True):
+        results = fit_all(wild, SearchRegion.of(wild), noise_pct=0.1, replicates=10, robust=robust)
+        (found,) = [r for r in results if r.key == ("no_interaction", "anchored", "deviation", "raw")]
+        assert (found.fit.huber is not None) is robust
+        others = found.left_regimes.run != wild.regime[10]
+        floors[robust] = np.median(np.abs(found.left_regimes.errors[others]))
+    assert floors[True] < floors[False]
 
 
 def test_an_unknown_form_names_the_accepted_ones():

@@ -55,13 +55,6 @@ def test_the_same_data_and_seed_give_the_same_batch():
     assert step_at(observed()[1], seed=3) == step_at(observed()[1], seed=3)
 
 
-def test_a_trial_at_half_the_price_is_worth_twice_its_gain():
-    obs = observed()[1]
-    dear = step_at(obs, batch=1).picks[0]
-    costs = np.where(([dear.mu, dear.sigma] == PLACES).all(axis=1), 1000.0, 1.0)
-    assert step_at(obs, batch=1, costs=costs).picks[0] != dear
-
-
 def test_little_noise_is_enough_at_once():
     step = step_at(observed(noise=1e-5)[1], rule=StopRule(0.1))
     assert step.status == "regret_reached"
