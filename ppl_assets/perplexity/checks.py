@@ -34,7 +34,7 @@ class Tolerance:
         return np.abs(nll - truth) / (self.relative * np.abs(truth) + self.per_root_token * np.sqrt(n_scored))
 
 
-TOLERANCE = {"float32": Tolerance(1e-6, 2e-5), "float16": Tolerance(1e-3, 5e-3), "bfloat16": Tolerance(1e-2)}
+TOLERANCE = {"float32": Tolerance(1e-6, 2e-5), "float16": Tolerance(4e-4, 5e-3), "bfloat16": Tolerance(1e-2)}
 """What the check accepts of each dtype.
 
 float32: the 1e-6 that is promised, and beside it what chunks need that are short or known by heart. Seen: SmolLM2-135M,
@@ -42,7 +42,9 @@ float32: the 1e-6 that is promised, and beside it what chunks need that are shor
 the NLL; a model that knows 1,000 tokens by heart, 0.005 nats each: 4e-6 of the NLL, 2e-5 nats in all. A chunk of 128
 tokens at 3 nats may be off by 1.6e-6 of its NLL, one of 1,024 by 1.2e-6.
 
-float16: emulated on SmolLM2, 192 tokens at 2.7 nats, at most 0.00055 nats a token, 2e-4 of the NLL. bfloat16 rounds
+float16: emulated on SmolLM2, 192 tokens at 2.7 nats, at most 0.00055 nats a token, 2e-4 of the NLL and 0.0076 nats times
+the root of the tokens, which is what is left where a chunk is short or known by heart. That takes two fifths of what is
+accepted; a bias of 1e-3 of the NLL is refused from 32 tokens at 3 nats, or 128 at 1 nat, on. bfloat16 rounds
 eight times coarser; no digits are promised.
 """
 
