@@ -103,7 +103,7 @@ class Scorer:
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
         with float32_sums():
-            packing = find_packing(model, self.longest, self.training_products)
+            self._packing = packing = find_packing(model, self.longest, self.training_products)
         self.packs = packing.kept
         if not self.packs:
             plain = ", and is not compiled" if compiled else ""
@@ -261,6 +261,7 @@ class Scorer:
         positions = None if rows.positions is None else self._moved(rows.positions)
         starts = None if rows.starts is None else self._moved(rows.starts)
         given = (self._moved(rows.inputs), positions, starts, rows.longest)
+        self._packing.set_attention(self.model)  # another scorer of the same model may have set its own
         with self._autocast(products or self._products):
             if self.compiled:
                 try:
