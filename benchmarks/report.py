@@ -3,8 +3,9 @@
 import argparse
 import importlib.util
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from ppl_assets.perplexity.head import token_nll
 from ppl_assets.perplexity.packing import fixed_width, plan_rows
 from ppl_assets.perplexity.scorer import ROW_TOKENS, Scorer
 from ppl_assets.perplexity.speed import CEILING_SIZE
+
+if TYPE_CHECKING:  # a bare GPU worker has no Dagster
+    from benchmarks.asset_overhead import Overhead
 
 HEAD_ROWS = 4_096
 
@@ -94,10 +98,10 @@ def _fixed_efficiency() -> float:
 
 
 def _overhead(arguments: argparse.Namespace) -> dict[str, float | None]:
-    """Whole asset over the scorer; nothing where Dagster is not installed or it is not asked for."""
+    """Whole asset over the scorer; None where Dagster is not installed or it is not asked for."""
     if arguments.asset_tokens == 0 or importlib.util.find_spec("dagster") is None:
         note("asset_overhead is not measured: Dagster is not installed, or --asset-tokens is 0")
-        return {"asset_overhead": None}
+        return overhead_keys([])
     from benchmarks.asset_overhead import asset_overhead  # noqa: PLC0415 - a bare GPU worker has no Dagster
 
     with quiet():
@@ -106,10 +110,17 @@ def _overhead(arguments: argparse.Namespace) -> dict[str, float | None]:
         )
     for run in found:
         note(f"asset {run.asset:.1f} s, scorer in it {run.inside:.1f} s, alone {run.alone or float('nan'):.1f} s")
-    alone = [run.asset / run.alone for run in found if run.alone]
-    inside = statistics.median(run.asset / run.inside for run in found)
+    return overhead_keys(found)
+
+
+def overhead_keys(found: "Sequence[Overhead]") -> dict[str, float | None]:
+    """What the asset adds: to the scorer run alone beside it, and to the scorer's own seconds in it; None: not run."""
+
+    def median(values: list[float], digits: int) -> float | None:
+        return round(statistics.median(values), digits) if values else None
+
     return {
-        "asset_overhead": round(statistics.median(alone), 3) if alone else round(inside, 3),
-        "asset_over_scorer_inside": round(inside, 3),
-        "asset_fixed_seconds": round(statistics.median(run.asset - run.inside for run in found), 2),
+        "asset_overhead": median([run.asset / run.alone for run in found if run.alone], 3),
+        "asset_over_scorer_inside": median([run.asset / run.inside for run in found], 3),
+        "asset_fixed_seconds": median([run.asset - run.inside for run in found], 2),
     }

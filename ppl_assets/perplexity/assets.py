@@ -245,11 +245,13 @@ def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Plat
     description="A random sample of scores equals the float64 one-chunk-at-a-time value within its dtype's tolerance.",
 )
 def scores_match_the_oracle(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
-    """Score a random sample again, slowly and in float64: another one at every materialization."""
-    snapshot = platform.lake.snapshot()
+    """Score a random sample again, slowly and in float64: another one at every materialization, half of it new."""
+    partition, snapshot = context.partition_key, platform.lake.snapshot()
     base = stored_base_model(snapshot)
     policy = study_policy(platform.study, base)
-    sample = sampled_scores(snapshot, context.partition_key, policy.scorer_id, context.run.run_id)
+    commit, run = snapshot.latest("perplexity_scores", partition), context.run.run_id
+    earlier = platform.lake.snapshot(commit.snapshot - 1) if commit and commit.run_id == run else None
+    sample = sampled_scores(snapshot, partition, policy.scorer_id, run, earlier)
     if sample.is_empty():
         return dg.AssetCheckResult(passed=True, description="No chunk of this corpus has a score.")
     verdict = judge_against_oracle(sample, oracle_model(base, policy.attention), policy)

@@ -64,14 +64,20 @@ def exact_buffers(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(owner), own, getattr(twin.get_submodule(owner), own))
 
 
+def inner_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """The weights of all matrix products but the embeddings' and the head's."""
+    outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    found = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)]
+    return [weight for weight in found if id(weight) not in outer]
+
+
 def narrow_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Hold the inner matrices in ``dtype`` and everything else in float32.
 
     Embeddings, head, norms, biases and buffers keep every bit that the checkpoint has, states add up in float32 from
     layer to layer, and only products are narrow. Experts that are one tensor of three dimensions stay float32.
     """
-    inner = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)}
-    inner -= {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    inner = {id(weight) for weight in inner_matrices(model)}
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype if id(parameter) in inner else torch.float32)
     for buffer in model.buffers():

@@ -57,7 +57,7 @@ class ScoreSpool:
     """Finished batches of one partition under one scorer, kept until they are committed.
 
     A killed run leaves whole files only, and so does lost power: a batch is written beside its name, to the disk, and
-    renamed.
+    renamed, and the folder is written too.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,13 +68,18 @@ class ScoreSpool:
 
     def add(self, rows: pl.DataFrame) -> None:
         """Keep one batch."""
-        name = f"{len(list(self.folder.glob('*.parquet'))):06d}.parquet"
+        name = f"{max((int(file.stem) for file in self.folder.glob('*.parquet')), default=-1) + 1:06d}.parquet"
         partial = self.folder / f"{name}.part"
         with partial.open("wb") as file:
             rows.write_parquet(file)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(self.folder / name)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def rows(self) -> pl.DataFrame:
         """Everything kept."""

@@ -20,7 +20,7 @@ from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.precision import computing_in, float32_sums
+from ppl_assets.perplexity.precision import computing_in, float32_sums, inner_matrices
 from ppl_assets.perplexity.probe import find_packing
 from ppl_assets.perplexity.scores import Scores, scores_of
 from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
@@ -87,10 +87,11 @@ class Scorer:
             ModelError: the model's dtype is not the policy's, or its head is not understood.
         """
         held, wanted = model.dtype, getattr(torch, policy.dtype)
-        if held not in {wanted, torch.float32, torch.float64}:
-            raise ModelError(
-                f"the model holds {held} weights and the policy says {policy.dtype}; load it as {policy.dtype}"
-            )
+        for dtype in {held, *(matrix.dtype for matrix in inner_matrices(model))}:
+            if dtype not in {wanted, torch.float32, torch.float64}:
+                raise ModelError(
+                    f"the model holds {dtype} weights and the policy says {policy.dtype}; load it as {policy.dtype}"
+                )
         self.model = model.to(device)
         self.policy, self.device, self._say = policy, torch.device(device), say
         self._products = wanted if wanted != held and wanted.itemsize == 2 else None  # float32 states, narrow products
@@ -102,7 +103,7 @@ class Scorer:
         full = policy.window_tokens - (policy.prefix_id is None)  # places of a full chunk
         self.longest = max(1, min(full, self.context_length))
         with float32_sums():
-            packing = find_packing(model, self.longest, self.training_products)
+            self._packing = packing = find_packing(model, self.longest, self.training_products)
         self.packs = packing.kept
         if not self.packs:
             plain = ", and is not compiled" if compiled else ""
@@ -260,6 +261,7 @@ class Scorer:
         positions = None if rows.positions is None else self._moved(rows.positions)
         starts = None if rows.starts is None else self._moved(rows.starts)
         given = (self._moved(rows.inputs), positions, starts, rows.longest)
+        self._packing.set_attention(self.model)  # another scorer of the same model may have set its own
         with self._autocast(products or self._products):
             if self.compiled:
                 try:

@@ -197,3 +197,18 @@ def test_a_chunk_that_stays_without_a_finite_score_warns_with_its_id_and_stops_n
     assert (check.passed, check.severity.value) == (False, "WARN")
     assert chunk in check.description
     assert version(study) != before
+
+
+def test_the_oracle_looks_at_the_scores_that_this_run_computed(study):
+    (study.folder / "corpora/easy/new.txt").write_text("seven green lamps hang over the door of an old mill. " * 30)
+    known = set(table(study, CHUNKS)["chunk_id"])
+    assert study.materialize("chunk_corpus", "easy").success
+    result = study.materialize("score_corpus", "easy")
+    new = set(table(study, CHUNKS)["chunk_id"]) - known
+    check = {found.check_name: found for found in result.get_asset_check_evaluations()}["scores_match_the_oracle"]
+    sampled = check.metadata["chunk_ids"].value
+    assert len(set(sampled)) == 4
+    assert len(set(sampled) & new) >= 2
+    again = study.materialize("score_corpus", "easy")  # nothing new: another sample of all
+    check = {found.check_name: found for found in again.get_asset_check_evaluations()}["scores_match_the_oracle"]
+    assert len(set(check.metadata["chunk_ids"].value)) == 4

@@ -59,6 +59,21 @@ def test_5e_6_off_is_refused_at_every_length_of_ordinary_text(n_scored, nats_a_t
     assert share("float32", nll, 1e-6 * nll, n_scored) < 1
 
 
+@pytest.mark.parametrize(
+    ("nats_a_token", "n_scored"), [(3.0, 32), (3.0, 64), (2.7, 192), (1.0, 128), (3.0, 1024), (8.0, 32)]
+)
+def test_a_bias_of_a_thousandth_is_refused_in_float16(nats_a_token, n_scored):
+    nll = n_scored * nats_a_token
+    assert share("float16", nll, 1e-3 * nll, n_scored) > 1
+
+
+@pytest.mark.parametrize(
+    ("nats_a_token", "n_scored", "off"), [(2.7, 192, 0.00055), (2.7, 96, 0.0008), (0.5, 60, 0.0003)]
+)
+def test_what_float16_was_seen_to_be_off_is_accepted_with_room_to_spare(nats_a_token, n_scored, off):
+    assert share("float16", nats_a_token * n_scored, off * n_scored, n_scored) < 0.6
+
+
 def test_bfloat16_is_accepted_to_a_hundredth():
     assert share("bfloat16", 300.0, 2.9, 100) < 1 < share("bfloat16", 300.0, 3.1, 100)
 

@@ -10,6 +10,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.perplexity import head, probe
 from ppl_assets.perplexity import scorer as scorer_module
+from ppl_assets.perplexity.head import ModelError
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.precision import float32_sums, narrow_products
@@ -47,6 +48,15 @@ def test_only_inner_matrices_are_narrow_and_the_rest_keeps_every_bit(base):
     assert {kinds[name] for name in kinds if "proj" in name} == {torch.float16}
     assert {kinds[name] for name in kinds if "proj" not in name} == {torch.float32}
     assert Scorer(model, policy(dtype="float16")).packs
+
+
+@pytest.mark.parametrize(("held", "said"), [("float16", "float32"), ("bfloat16", "float16"), ("float16", "bfloat16")])
+def test_inner_matrices_of_another_dtype_than_the_policys_are_refused(held, said):
+    model = tiny_model()
+    narrow_products(model, getattr(torch, held))
+    assert model.dtype == torch.float32  # that of the embedding
+    with pytest.raises(ModelError, match=f"holds torch.{held} weights and the policy says {said}; load it as {said}"):
+        Scorer(model, policy(dtype=said))
 
 
 def test_float16_stays_within_the_promise_that_bfloat16_breaks(base, chunks):

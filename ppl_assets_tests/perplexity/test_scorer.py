@@ -147,12 +147,16 @@ def test_what_shows_at_full_length_only_is_found_and_not_packed(name, fixed):
 
 
 def test_each_scorer_of_one_model_gets_the_attention_that_it_asked_for():
-    model, chunks = tiny_model("qwen2_moe"), chunks_of([12, 9, 12])
+    model, chunks, whole = tiny_model("qwen2_moe"), chunks_of([12, 9, 12]), chunks_of([64, 40])
     short, long = (Scorer(model, policy(window_tokens=window)) for window in (12, 64))
     assert (short.packs, long.packs) == (True, False)
+    long = Scorer(model, policy(window_tokens=64))
+    Scorer(model, policy(window_tokens=12))  # replaces the attention
+    for _ in range(2):
+        np.testing.assert_allclose(long.score(whole).nll, oracle("qwen2_moe", whole), rtol=1e-6)
+        np.testing.assert_allclose(short.score(chunks).nll, oracle("qwen2_moe", chunks), rtol=1e-6)
     again = Scorer(model, policy(window_tokens=64))
     assert not again.packs
-    whole = chunks_of([64, 40])
     np.testing.assert_allclose(again.score(whole).nll, oracle("qwen2_moe", whole), rtol=1e-6)
     np.testing.assert_allclose(
         Scorer(model, policy(window_tokens=12)).score(chunks).nll, oracle("qwen2_moe", chunks), rtol=1e-6

@@ -1,6 +1,7 @@
 """A partition is scored once, whatever happens on the way, and says how fast it was."""
 
 import io
+import os
 import subprocess
 import sys
 import textwrap
@@ -96,6 +97,23 @@ run(Path({str(tmp_path / "killed")!r}))
     rows, scored = run(tmp_path / "killed")
     assert scored.chunks == CHUNKS - kept
     assert as_bytes(rows) == as_bytes(run(tmp_path / "undisturbed")[0])
+
+
+def test_a_batch_never_takes_the_name_of_another(tmp_path):
+    spool, rows = ScoreSpool(tmp_path), run(tmp_path / "scored")[0]
+    for at in range(3):
+        spool.add(rows[at : at + 1])
+    (tmp_path / "000000.parquet").unlink()
+    spool.add(rows[3:4])
+    assert sorted(file.stem for file in tmp_path.glob("*.parquet")) == ["000001", "000002", "000003"]
+    assert spool.rows()["chunk_id"].to_list() == rows["chunk_id"][1:4].to_list()
+
+
+def test_a_batch_and_its_name_are_on_the_disk_when_it_is_kept(tmp_path, monkeypatch):
+    synced, rows = [], run(tmp_path / "scored")[0]
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    ScoreSpool(tmp_path).add(rows)
+    assert synced == [str(tmp_path / "000000.parquet.part"), str(tmp_path)]
 
 
 def test_work_done_ahead_keeps_its_order_and_passes_errors_on():
