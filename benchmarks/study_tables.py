@@ -47,6 +47,7 @@ LAW_COLUMNS = [
     "floor_loss",
     "token_exponent",
     "rms_pct",
+    "loo_run_pct",
     "loo_regime_pct",
     "loo_median_pct",
     "loo_p90_pct",

@@ -389,11 +389,9 @@ FITTED_LAW = LakeTable(
         Column("further_mu", _REAL, "Mean of the trial that would settle an optimum on the edge.", nullable=True),
         Column("further_sigma", _REAL, "Its standard deviation.", nullable=True),
         Column(
-            "loo_regime_pct",
-            _REAL,
-            "Mean leave-one-regime-out error, % of loss: what the choice rests on.",
-            nullable=True,
+            "loo_run_pct", _REAL, "Mean leave-one-run-out error, % of loss: what the choice rests on.", nullable=True
         ),
+        Column("loo_regime_pct", _REAL, "The same where a regime is left out with all its repeats.", nullable=True),
         Column("refits_failed", _INT, "Bootstrap refits dropped because they did not come to rest.", nullable=True),
         Column(
             "across_forms", _TEXT, "Chosen row: the forms within one standard error of it, itself first.", nullable=True

@@ -134,6 +134,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "sigma_kind",
         "status",
         "rms_pct",
+        "loo_run_pct",
         "loo_regime_pct",
         "loo_median_pct",
         "loo_max_pct",
@@ -151,6 +152,7 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "findings": dg.MetadataValue.md(as_markdown_table(findings.select("passed", "severity", "sentence"))),
     }
     for name in (
+        "loo_run_pct",
         "loo_regime_pct",
         "loo_median_pct",
         "rms_pct",

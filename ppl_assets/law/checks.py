@@ -189,8 +189,8 @@ def _optimum(chosen: FormResult) -> Iterator[Finding]:
 
 
 def _better_than_tokens(results: list[FormResult], chosen: FormResult) -> Finding:
-    plain = [r.error_pct for r in results if r.fit.form == "d_only" and r.fit.is_usable]
-    least, own = min(plain, default=float("nan")), chosen.error_pct
+    plain = [r.regime_error_pct for r in results if r.fit.form == "d_only" and r.fit.is_usable]
+    least, own = min(plain, default=float("nan")), chosen.regime_error_pct
     if not np.isfinite(own):
         return Finding(
             "better_than_tokens_alone", False, "warn", "There are too few regimes to leave one out and predict it."

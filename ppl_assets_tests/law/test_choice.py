@@ -65,8 +65,10 @@ def test_a_form_that_errs_less_but_has_no_floor_is_named_in_the_reason(bowl):
 def test_the_error_that_the_choice_rests_on_is_stored(bowl):
     chosen = choose(bowl[2])
     row = law_rows(judged(bowl[2], chosen), 0, None).filter(pl.col("is_chosen")).row(0, named=True)
+    assert row["loo_run_pct"] == pytest.approx(100 * np.mean(chosen.left_out.by_run))
     assert row["loo_regime_pct"] == pytest.approx(100 * np.mean(chosen.left_regimes.by_run))
-    assert f"{row['loo_regime_pct']:.2f} % on average" in row["choice_reason"]
+    assert f"{row['loo_run_pct']:.2f} % on average" in row["choice_reason"]
+    assert f"all their runs: {row['loo_regime_pct']:.2f} %" in row["choice_reason"]
 
 
 def test_all_forms_are_compared_on_the_same_points(bowl):
