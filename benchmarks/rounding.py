@@ -4,8 +4,11 @@
 
 A narrow product rounds its two factors, adds up in float32, and rounds its result. Here every linear layer of the
 backbone, and the head's factors, are rounded to a grid and computed in float32, which is what tensor cores do. Not
-emulated: the rounding inside the fused attention kernel. The checkpoint's weights are first rounded to bfloat16, as
-checkpoints are published, so that what is measured is the computation alone.
+emulated is what autocast rounds between the products: the gate's activation and its product with the other half,
+queries and keys once more after their rotation, and the inside of the attention kernel. So the scorer itself is
+measured too, in float16 on the CPU, which takes 40 to 100 times as long as float32 and gets few, short chunks; beside
+it stands what is emulated for the same chunks. The checkpoint's weights are first rounded to bfloat16, as checkpoints
+are published, so that what is measured is the computation alone.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,9 +26,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
-from ppl_assets.perplexity.models import load_model, resolve_base_model
+from ppl_assets.perplexity.models import BaseModel, load_model, resolve_base_model
+from ppl_assets.perplexity.policy import ScorePolicy
+from ppl_assets.perplexity.precision import narrow_products
+from ppl_assets.perplexity.scorer import Scorer
 
 BF16, FP16, TF32 = "bfloat16", "float16", "tf32"
+
+AS_THE_SCORER = "float16 products, float32 states"
+"""The kind that emulates the scorer's default on CUDA."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,24 @@ def nats_per_token(model: PreTrainedModel, ids: Tensor, head: Tensor, kind: Kind
     return torch.cat(found).numpy()
 
 
-def measure(weights: Path, text: Path, chunks: int, tokens: int) -> dict[str, object]:
+def rounded_model(base: BaseModel) -> PreTrainedModel:
+    """The model in float32, its weights rounded to bfloat16."""
+    model = load_model(base)
+    for parameter in model.parameters():
+        parameter.data = rounded(parameter.data, BF16)
+    return model
+
+
+def scorers_nats(base: BaseModel, ids: Tensor, dtype: str) -> np.ndarray:
+    """Mean loss of each row of ``ids`` [chunks, 1 + tokens] as the scorer computes it on the CPU, float64 [chunks]."""
+    model, chunks = rounded_model(base), ids[:, 1:].numpy().astype(np.int32)
+    if dtype != "float32":
+        narrow_products(model, getattr(torch, dtype))
+    policy = ScorePolicy("bos", int(ids[0, 0]), chunks.shape[1], dtype, "sdpa", base.model_id, "")
+    return Scorer(model, policy, row_tokens=chunks.shape[1]).score(list(chunks)).log_ppl
+
+
+def measure(weights: Path, text: Path, chunks: int, tokens: int, own_chunks: int, own_tokens: int) -> dict[str, Any]:
     """Errors of every kind against float32, in nats a token and relative to the mean and variance of perplexity.
 
     Rank disagreement is one less Spearman's correlation.
@@ -96,10 +123,12 @@ def measure(weights: Path, text: Path, chunks: int, tokens: int) -> dict[str, ob
         rows = [[base.bos_id, *ids] for ids in encoded if len(ids) == tokens][:chunks]
         ids, found = torch.tensor(rows), {}
         for name, kind in {"float32": exact, **KINDS}.items():
-            model = load_model(base)
-            for parameter in model.parameters():
-                parameter.data = rounded(parameter.data, BF16)
+            model = rounded_model(base)
             found[name] = nats_per_token(model, ids, hold_on_grid(model, kind), kind)
+        few, kind = ids[:own_chunks, : 1 + own_tokens], KINDS[AS_THE_SCORER]
+        model = rounded_model(base)
+        emulated = nats_per_token(model, few, hold_on_grid(model, kind), kind)
+        plain, own = (scorers_nats(base, few, dtype) for dtype in ("float32", FP16))
     truth = found.pop("float32")
     return {
         "model": weights.name,
@@ -107,6 +136,12 @@ def measure(weights: Path, text: Path, chunks: int, tokens: int) -> dict[str, ob
         "tokens_each": tokens,
         "mean_nats": round(float(truth.mean()), 4),
         "against_float32": {name: _errors(values, truth) for name, values in found.items()},
+        "float16 as the scorer computes it, on CPU": {
+            "chunks": len(few),
+            "tokens_each": few.shape[1] - 1,
+            "scorer": _errors(own, plain),
+            "emulated": _errors(emulated, plain),
+        },
         "torch": torch.__version__,
     }
 
@@ -130,13 +165,17 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="JSON lines with a field text")
     parser.add_argument("--chunks", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=192, help="tokens a chunk")
+    parser.add_argument("--own-chunks", type=int, default=4, help="chunks that the scorer itself computes in float16")
+    parser.add_argument("--own-tokens", type=int, default=96, help="tokens of each")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = measure(given.weights, given.text, given.chunks, given.tokens)
+    found = measure(given.weights, given.text, given.chunks, given.tokens, given.own_chunks, given.own_tokens)
     if given.json:
         print(json.dumps(found, indent=2))
         return
-    for name, errors in found["against_float32"].items():  # type: ignore[attr-defined]
+    few = found["float16 as the scorer computes it, on CPU"]
+    shown = {**found["against_float32"], **{f"few chunks, {name}": few[name] for name in ("scorer", "emulated")}}
+    for name, errors in shown.items():
         print(f"{name:36}", *(f"{key} {value:.1e}" for key, value in errors.items()))
 
 

@@ -22,7 +22,7 @@ def float32_sums() -> Iterator[None]:
     torch lets cuBLAS add the parts of a narrow product in float16 or bfloat16; ``torch.set_float32_matmul_precision``
     rounds float32 factors to TF32, or to bfloat16.
     """
-    matmul, of_cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    matmul, of_cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # untyped
     reductions = [f"allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")]
     narrow = {name: (getattr(matmul, name), getattr(matmul, f"{name}_split_k", None)) for name in reductions}
     accumulation, precisions = matmul.allow_fp16_accumulation, (matmul.fp32_precision, of_cpu.fp32_precision)
@@ -64,7 +64,7 @@ def exact_buffers(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(owner), own, getattr(twin.get_submodule(owner), own))
 
 
-def inner_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+def inner_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     """The weights of all matrix products but the embeddings' and the head's."""
     outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
     found = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)]

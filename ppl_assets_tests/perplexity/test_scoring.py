@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -111,9 +112,9 @@ def test_a_batch_never_takes_the_name_of_another(tmp_path):
 
 def test_a_batch_and_its_name_are_on_the_disk_when_it_is_kept(tmp_path, monkeypatch):
     synced, rows = [], run(tmp_path / "scored")[0]
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()))
     ScoreSpool(tmp_path).add(rows)
-    assert synced == [str(tmp_path / "000000.parquet.part"), str(tmp_path)]
+    assert synced == [tmp_path / "000000.parquet.part", tmp_path]
 
 
 def test_work_done_ahead_keeps_its_order_and_passes_errors_on():
