@@ -278,6 +278,10 @@ class SelectionSection(Section):
     share: Share | None = Field(None, description="Budget as a share of the candidate tokens.")
     method: Literal["tilt", "greedy_dos"] = Field("tilt", description="Sampler; greedy_dos is the paper's.")
     objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
+    aim: Literal["nearest_as_good", "optimum"] = Field(
+        "nearest_as_good",
+        description="The place as good as the law's optimum that is nearest the corpus' own moments, or the optimum.",
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> "SelectionSection":

@@ -386,6 +386,9 @@ FITTED_LAW = LakeTable(
         ),
         Column("equal_sigma_high", _REAL, "Greatest one.", nullable=True),
         Column("equal_regret_pct", _REAL, "Largest 95 % bound on regret among those places, % of loss.", nullable=True),
+        Column("as_good_mu", _REAL, "Chosen row: mean of the place as good that is nearest the corpus.", nullable=True),
+        Column("as_good_sigma", _REAL, "Its standard deviation.", nullable=True),
+        Column("as_good_cost_pct", _REAL, "Predicted loss there over the optimum's, less one, %.", nullable=True),
         Column("further_mu", _REAL, "Mean of the trial that would settle an optimum on the edge.", nullable=True),
         Column("further_sigma", _REAL, "Its standard deviation.", nullable=True),
         Column(

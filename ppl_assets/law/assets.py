@@ -7,6 +7,7 @@ from ppl_assets import plots
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.law.across import across_sentence
+from ppl_assets.law.as_good import nearest_as_good
 from ppl_assets.law.checks import checks
 from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.indistinguishable import equals_sentence
@@ -42,7 +43,7 @@ from ppl_assets.tables import (
 from ppl_assets.trials.assets import current_setting, trial_losses
 from ppl_assets.trials.training import on_trunk
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 """Of forms, fit, uncertainty, optimum and choice."""
 
 NEXT_CODE_VERSION = "2"
@@ -117,7 +118,8 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         screening = bool(losses["screening"].any())
         findings = checks(results, chosen, obs, region, noise, corpus, screening)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
-        rows = law_rows(judged(results, chosen), unused, noise)
+        as_good = nearest_as_good(chosen.fit, chosen.optimum, region, corpus)
+        rows = law_rows(judged(results, chosen), unused, noise, as_good)
         writes = [step.stage(FITTED_LAW, rows), step.stage(LAW_FINDINGS, finding_rows(findings))]
         commit = step.write(writes, inputs, fingerprint(rows.to_dicts()))
     return _law_result(study, step, commit)

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from ppl_assets.errors import UserError
+from ppl_assets.law.as_good import AsGood
 from ppl_assets.law.checks import Finding
 from ppl_assets.law.choice import FormResult
 from ppl_assets.law.observations import FloatArray, Observations
@@ -58,9 +59,11 @@ def _log_moments(used: pl.DataFrame) -> tuple[FloatArray | None, FloatArray | No
     return used["log_mu"].to_numpy(), used["log_sigma"].to_numpy()
 
 
-def law_rows(results: Sequence[FormResult], set_aside: int, noise_pct: float | None) -> pl.DataFrame:
-    """Rows of ``fitted_law``, one a form and link."""
-    rows = [_law_row(result, set_aside, noise_pct) for result in results]
+def law_rows(
+    results: Sequence[FormResult], set_aside: int, noise_pct: float | None, as_good: AsGood | None = None
+) -> pl.DataFrame:
+    """Rows of ``fitted_law``, one a form and link; ``as_good`` belongs to the chosen one."""
+    rows = [_law_row(result, set_aside, noise_pct, as_good if result.is_chosen else None) for result in results]
     frame = pl.DataFrame(rows, schema=pl.Schema(FITTED_LAW.schema), infer_schema_length=None)
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -71,7 +74,7 @@ def finding_rows(findings: Sequence[Finding]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=pl.Schema(LAW_FINDINGS.schema))
 
 
-def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dict[str, Any]:
+def _law_row(result: FormResult, set_aside: int, noise_pct: float | None, as_good: AsGood | None) -> dict[str, Any]:
     law, left_out, best = result.fit, result.left_out, result.optimum
     low = high = np.full(len(law.coefficients), np.nan)
     floor = (np.nan, np.nan)
@@ -135,6 +138,9 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None) -> dic
         "equal_sigma_low": equals.sigma[0] if equals else None,
         "equal_sigma_high": equals.sigma[1] if equals else None,
         "equal_regret_pct": equals.regret_pct if equals else None,
+        "as_good_mu": as_good.mu if as_good else None,
+        "as_good_sigma": as_good.sigma if as_good else None,
+        "as_good_cost_pct": as_good.cost_pct if as_good else None,
         "further_mu": best.further_trial[0] if best.further_trial else None,
         "further_sigma": best.further_trial[1] if best.further_trial else None,
         "refits_failed": result.bootstrap.failed if result.bootstrap else None,

@@ -44,7 +44,7 @@ from ppl_assets.trials.assets import checkpoints, train_subset
 from ppl_assets.trials.recipe import measured_token_counts
 from ppl_assets.trials.training import Setting, full_recipe, study_setting
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Of target, selection, rivals, export and report."""
 
 MOST_OBJECTIVE = 1e-4
@@ -109,7 +109,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
 
 def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, Any], pl.DataFrame]:
     """The selection's row, without its export path, and its members in training order."""
-    aim = choose_target(snapshot)
+    aim = choose_target(snapshot, study.selection.aim)
     tokens = min(selection_tokens(study, pool.candidates.total_tokens), pool.candidates.total_tokens)
     target = Target(aim.mu, aim.sigma, tokens)
     made = draw("selected", study, pool, target, study.study.seed, measured_prefixes(study))

@@ -1,12 +1,18 @@
 """From law to target: where the final subset should sit, and why there."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
 from ppl_assets.law.checks import FULL_TRAINING
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS, PERPLEXITY_LANDSCAPE
+
+SAME = 1e-3
+"""Relative distance below which moments are the corpus' own."""
 
 
 class TargetError(UserError, ValueError):
@@ -40,8 +46,12 @@ def law_scorer(snapshot: Snapshot) -> str:
     return commit.facts.get("scorer_id", "unknown") if commit else "unknown"
 
 
-def choose_target(snapshot: Snapshot) -> ChosenTarget:
-    """The chosen law's optimum; where there is none, the test set's own moments, which need no law.
+def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"] = "nearest_as_good") -> ChosenTarget:
+    """Where the chosen law puts the subset; where it has no optimum, the test set's own moments, which need no law.
+
+    Args:
+        snapshot: the lake.
+        aim: the place as good as the optimum that is nearest the corpus, or the optimum itself.
 
     Raises:
         LakeError: no law was fitted yet.
@@ -54,15 +64,26 @@ def choose_target(snapshot: Snapshot) -> ChosenTarget:
             f"the law was fitted to perplexities of scorer {fitted}, the landscape is of {current}: materialize "
             "regime_partitions, trial_losses and fitted_law first"
         )
-    if row["mu_optimum"] is not None and row["sigma_optimum"] is not None:
-        reason = " ".join([row["optimum_sentence"], *_screening(snapshot)])
-        return ChosenTarget(row["mu_optimum"], row["sigma_optimum"], reason)
     moments = scope_moments(snapshot)
-    mu, sigma = moments.get("test", moments["candidates"])
-    whose = "the test set's own moments" if "test" in moments else "the corpus' own moments"
-    return ChosenTarget(
-        mu, sigma, f"{row['optimum_sentence']} The subset is matched to {whose} instead, which needs no law."
+    if row["mu_optimum"] is None or row["sigma_optimum"] is None:
+        mu, sigma = moments.get("test", moments["candidates"])
+        whose = "the test set's own moments" if "test" in moments else "the corpus' own moments"
+        return ChosenTarget(
+            mu, sigma, f"{row['optimum_sentence']} The subset is matched to {whose} instead, which needs no law."
+        )
+    said = [row["optimum_sentence"], *_screening(snapshot)]
+    if aim == "optimum" or row["as_good_mu"] is None:
+        return ChosenTarget(row["mu_optimum"], row["sigma_optimum"], " ".join(said))
+    mu, sigma, cost = row["as_good_mu"], row["as_good_sigma"], row["as_good_cost_pct"]
+    is_corpus = np.allclose((mu, sigma), moments["candidates"], rtol=SAME)
+    what = "the corpus' own moments are" if is_corpus else "the place nearest to the corpus' own moments is"
+    said.append(
+        f"Aimed at is mean {mu:.4g} and deviation {sigma:.4g} instead: {what} as good to within the noise, at "
+        f"{cost:.2f} % of predicted loss (selection.aim = 'optimum' takes the optimum)."
     )
+    if is_corpus:
+        said.append("So the subset is a sample like the corpus: these trials do not show that choosing helps.")
+    return ChosenTarget(mu, sigma, " ".join(said))
 
 
 def _screening(snapshot: Snapshot) -> list[str]:

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from ppl_assets.lake import Lake, LakeError, Provenance
-from ppl_assets.subset.target import TargetError, choose_target
+from ppl_assets.subset.target import TargetError, choose_target, scope_moments
 from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS, PERPLEXITY_LANDSCAPE
 from ppl_assets_tests.subset.report_factory import landscape_tables, law_table, table
 
@@ -25,6 +25,22 @@ def test_the_target_is_the_optimum_of_the_chosen_form(lake):
     put(lake, FITTED_LAW, law_table(), scorer_id="5c1f")
     aim = choose_target(lake.snapshot())
     assert (aim.mu, aim.sigma) == (303.0, 103.0)
+
+
+@pytest.mark.parametrize(("mu", "sigma", "like_the_corpus"), [(280.0, 150.0, False), (None, None, True)])
+def test_the_place_as_good_that_is_nearest_the_corpus_is_aimed_at_unless_the_optimum_is_asked_for(
+    lake, mu, sigma, like_the_corpus
+):
+    own = scope_moments(lake.snapshot())["candidates"]
+    place = (mu or own[0], sigma or own[1])
+    law = law_table().with_columns(as_good_mu=place[0], as_good_sigma=place[1], as_good_cost_pct=0.2)
+    put(lake, FITTED_LAW, law, scorer_id="5c1f")
+    aim = choose_target(lake.snapshot())
+    assert (aim.mu, aim.sigma) == place
+    assert "at 0.20 % of predicted loss" in aim.reason
+    assert ("a sample like the corpus" in aim.reason) is like_the_corpus
+    plain = choose_target(lake.snapshot(), "optimum")
+    assert (plain.mu, plain.sigma) == (303.0, 103.0)
 
 
 def test_a_law_of_another_scorers_perplexities_is_refused_with_what_to_do(lake):
