@@ -404,13 +404,22 @@ class Lake:
             declared = {c.name: _sql_type(c.type) for c in table.columns if c not in late}
             if held != declared:
                 raise LakeError(
-                    f"table {table.name} in the lake at {self.catalog} has columns {held}, but this "
-                    f"version declares {declared}; use the version that wrote it, or point storage.root at a new folder"
+                    f"table {table.name} in the lake at {self.catalog} was written by another version: "
+                    f"{_differences(held, declared)}; use that version, or point storage.root at a new folder"
                 )
             added += [(table, column) for column in late]
         missing = [table for table in TABLES.values() if table.name not in stored]
         if missing or added or "lineage" not in stored:
             _retrying(2.0)(_create, connection, missing, added)
+
+
+def _differences(held: dict[str, str], declared: dict[str, str]) -> str:
+    """What tells a stored table's columns (name to type) from the declared ones, in words."""
+    found = [f"it has {name}, which is not known here" for name in held if name not in declared]
+    found += [f"it lacks {name}" for name in declared if name not in held]
+    both = [name for name in held if name in declared]
+    found += [f"{name} is {held[name]}, here {declared[name]}" for name in both if held[name] != declared[name]]
+    return ", ".join(found)
 
 
 def _retrying(longest_wait: float) -> Retrying:
