@@ -280,7 +280,10 @@ class SelectionSection(Section):
     objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
     aim: Literal["nearest_as_good", "optimum"] = Field(
         "nearest_as_good",
-        description="The place as good as the law's optimum that is nearest the corpus' own moments, or the optimum.",
+        description=(
+            "The place as good as the law's optimum that is nearest the corpus' own moments, where the law is better "
+            "than chance; or the optimum."
+        ),
     )
 
     @model_validator(mode="after")

@@ -1,13 +1,15 @@
 """From law to target: where the final subset should sit, and why there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import polars as pl
 
 from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
-from ppl_assets.law.checks import FULL_TRAINING
+from ppl_assets.law.checks import BELIEVED, FULL_TRAINING
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.tables import FITTED_LAW, LAW_FINDINGS, PERPLEXITY_LANDSCAPE
 
@@ -47,11 +49,12 @@ def law_scorer(snapshot: Snapshot) -> str:
 
 
 def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"] = "nearest_as_good") -> ChosenTarget:
-    """Where the chosen law puts the subset; where it has no optimum, the test set's own moments, which need no law.
+    """Where the chosen law puts the subset; where it cannot say, the test set's own moments, which need no law.
 
     Args:
         snapshot: the lake.
-        aim: the place as good as the optimum that is nearest the corpus, or the optimum itself.
+        aim: the place as good as the optimum that is nearest the corpus, if the law predicts better than tokens alone
+            and better than chance; or the optimum, whatever the law is worth.
 
     Raises:
         LakeError: no law was fitted yet.
@@ -64,14 +67,13 @@ def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"]
             f"the law was fitted to perplexities of scorer {fitted}, the landscape is of {current}: materialize "
             "regime_partitions, trial_losses and fitted_law first"
         )
-    moments = scope_moments(snapshot)
-    if row["mu_optimum"] is None or row["sigma_optimum"] is None:
+    moments, said = scope_moments(snapshot), [row["optimum_sentence"], *_failed(snapshot, [FULL_TRAINING])]
+    doubts = _failed(snapshot, BELIEVED) if aim != "optimum" else []
+    if row["mu_optimum"] is None or row["sigma_optimum"] is None or doubts:
         mu, sigma = moments.get("test", moments["candidates"])
         whose = "the test set's own moments" if "test" in moments else "the corpus' own moments"
-        return ChosenTarget(
-            mu, sigma, f"{row['optimum_sentence']} The subset is matched to {whose} instead, which needs no law."
-        )
-    said = [row["optimum_sentence"], *_screening(snapshot)]
+        said += [*doubts, f"The subset is matched to {whose} instead, which needs no law."]
+        return ChosenTarget(mu, sigma, " ".join(said))
     if aim == "optimum" or row["as_good_mu"] is None:
         return ChosenTarget(row["mu_optimum"], row["sigma_optimum"], " ".join(said))
     mu, sigma, cost = row["as_good_mu"], row["as_good_sigma"], row["as_good_cost_pct"]
@@ -86,7 +88,7 @@ def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"]
     return ChosenTarget(mu, sigma, " ".join(said))
 
 
-def _screening(snapshot: Snapshot) -> list[str]:
-    """What the law says of itself where it was fitted to losses of adapters; nothing else."""
-    found = snapshot.read(LAW_FINDINGS, where={"name": FULL_TRAINING})
-    return [row["sentence"] for row in found.iter_rows(named=True) if not row["passed"]]
+def _failed(snapshot: Snapshot, names: Sequence[str]) -> list[str]:
+    """The sentences of these findings of the law where they failed."""
+    rows = snapshot.read(LAW_FINDINGS, where={"passed": False}).filter(pl.col("name").is_in(list(names)))
+    return rows["sentence"].to_list()

@@ -43,6 +43,18 @@ def test_the_place_as_good_that_is_nearest_the_corpus_is_aimed_at_unless_the_opt
     assert (plain.mu, plain.sigma) == (303.0, 103.0)
 
 
+@pytest.mark.parametrize("name", ["surface_beyond_noise", "surface_significant", "better_than_tokens_alone"])
+def test_a_law_that_is_no_better_than_chance_does_not_decide(lake, name):
+    put(lake, FITTED_LAW, law_table(), scorer_id="5c1f")
+    finding = {"name": name, "passed": False, "severity": "warn", "sentence": "It says no more than chance."}
+    put(lake, LAW_FINDINGS, table("law_findings", [finding]))
+    aim = choose_target(lake.snapshot())
+    assert (aim.mu, aim.sigma) == scope_moments(lake.snapshot())["test"]
+    assert "It says no more than chance. The subset is matched to the test set's own moments" in aim.reason
+    plain = choose_target(lake.snapshot(), "optimum")
+    assert (plain.mu, plain.sigma) == (303.0, 103.0)
+
+
 def test_a_law_of_another_scorers_perplexities_is_refused_with_what_to_do(lake):
     put(lake, FITTED_LAW, law_table(), scorer_id="aaaa")
     with pytest.raises(TargetError, match=r"scorer aaaa, the landscape is of 5c1f: materialize regime_partitions"):
