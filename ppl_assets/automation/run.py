@@ -191,7 +191,8 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
     if not result.success:
         if _was_interrupted(result):
             raise KeyboardInterrupt
-        raise RunError(f"{where}: {_cause(result)} The stack trace is in the UI under run {result.run_id[:8]}.")
+        cause = _cause(result).rstrip(".")
+        raise RunError(f"{where}: {cause}. The stack trace is in the UI under run {result.run_id[:8]}.")
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

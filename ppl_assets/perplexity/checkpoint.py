@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import xxhash
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.perplexity.head import ModelError
@@ -75,11 +75,17 @@ def widest_dtype(files: Sequence[Path]) -> torch.dtype:
     """The narrowest dtype that holds every weight of these files exactly; float32 where none is floating-point.
 
     Read from the weights themselves: the dtype in config.json is often another one, and transformers would round to it.
+
+    Raises:
+        ModelError: a file is damaged.
     """
     found = set()
     for file in files:
-        with safe_open(file, framework="pt") as weights:
-            found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 - no mapping
+        try:
+            with safe_open(file, framework="pt") as weights:
+                found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise ModelError(f"{file} is damaged or cut short ({error}); fetch or copy it again") from error
     held = [WIDTHS[name] for name in sorted(found) if name in WIDTHS]
     return reduce(torch.promote_types, held) if held else torch.float32
 

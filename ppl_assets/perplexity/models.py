@@ -82,6 +82,7 @@ def resolve_base_model(
     else:
         folder, revision = download(source, revision)
     files = check_folder(folder)
+    widest_dtype(files)  # a damaged file is refused before anything is fingerprinted
     weights = weights or file_hash(files)
     return _described(source, folder, revision or weights, weights)
 

@@ -146,6 +146,13 @@ def _report(progress: Progress, before: int, total: int, done: int, _in_batch: i
 
 
 def _fraction_of_ceiling(scorer: Scorer, lengths: np.ndarray, elapsed: float) -> float | None:
+    """Share of the device's matrix products; None where it is unknown.
+
+    Narrow products on a CPU have no ceiling worth the name: its large ones are up to a hundred times slower than in
+    float32, and ten of them take minutes.
+    """
+    if scorer.device.type == "cpu" and scorer.policy.dtype != "float32":
+        return None
     work = forward_flops(scorer.model, lengths)
     if work is None:
         return None

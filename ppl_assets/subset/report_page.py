@@ -118,12 +118,12 @@ def facts(data: "ReportInput", head: Headline) -> list[Fact]:
     row = data.selection.row(0, named=True)
     law = chosen_law(data)
     aimed = f"aimed at {perplexity(row['mu_target'])} and {perplexity(row['sigma_target'])}"
-    predicted = Fact("Predicted test loss", "none", "no form of the law was chosen")
+    predicted = Fact("Predicted at the optimum", "none", "no form of the law was chosen")
     if law is not None:
         interval = (
             f"{100 * data.confidence:g} %, if this form is right: {span(law['predicted_low'], law['predicted_high'])}"
         )
-        predicted = Fact("Predicted test loss", number(law["predicted_loss"]), interval)
+        predicted = Fact("Predicted at the optimum", number(law["predicted_loss"]), interval)
     return [
         Fact("Selected", f"{row['tokens']:,} tokens", f"{row['chunks']:,} chunks; budget {row['tokens_target']:,}"),
         Fact("Mean and spread of perplexity", f"{perplexity(row['mu'])} and {perplexity(row['sigma'])}", aimed),

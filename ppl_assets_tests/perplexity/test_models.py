@@ -21,7 +21,7 @@ from ppl_assets.perplexity.models import load_model, resolve_base_model, tokeniz
 from ppl_assets.perplexity.oracle import compute_in_float64, oracle_nll
 from ppl_assets.perplexity.recipe import Recipe, pretrain
 from ppl_assets.perplexity.scorer import Scorer
-from ppl_assets_tests.perplexity.tiny import chunks_of, policy
+from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model
 
 TINY = Recipe(vocabulary=300, hidden=32, layers=1, heads=2, context=32, tokens=640, batch_tokens=128)
 TEXTS = [f"def f{i}(x):\n    return x + {i}  # number {i}\n" * 4 for i in range(40)]
@@ -321,3 +321,11 @@ def test_a_real_gguf_model_is_converted_once_and_scored_right(tmp_path):
     found = Scorer(model, given).score([chunk])
     assert found.ppl[0] < 20.0  # a real model, not random weights
     np.testing.assert_allclose(found.nll, oracle_nll(model.double(), chunk, given), rtol=1e-6)
+
+
+def test_a_checkpoint_that_was_cut_short_is_refused_by_name(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged or cut short .* fetch or copy it again"):
+        resolve_base_model(str(tmp_path), "main", None, tmp_path / "cache", None)
