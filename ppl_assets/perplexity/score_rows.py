@@ -4,13 +4,13 @@ Belongs here: the table's derived columns, and the spool in which finished batch
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from ppl_assets.durable import flush
 from ppl_assets.perplexity.scores import Scores, bits_per_byte
 from ppl_assets.tables import PERPLEXITY_SCORES
 
@@ -70,16 +70,10 @@ class ScoreSpool:
         """Keep one batch."""
         name = f"{max((int(file.stem) for file in self.folder.glob('*.parquet')), default=-1) + 1:06d}.parquet"
         partial = self.folder / f"{name}.part"
-        with partial.open("wb") as file:
-            rows.write_parquet(file)
-            file.flush()
-            os.fsync(file.fileno())
+        rows.write_parquet(partial)
+        flush(partial)
         partial.rename(self.folder / name)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush(self.folder)
 
     def rows(self) -> pl.DataFrame:
         """Everything kept."""

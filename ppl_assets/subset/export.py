@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ppl_assets.durable import flush
 from ppl_assets.errors import UserError
 
 SCHEMA = pa.schema(
@@ -74,7 +75,7 @@ def write_export(
         rows, tokens = _write_rows(unfinished, batches)
         added = {"selection_id": selection_id, "rows": rows, "tokens": tokens, "files": [PARQUET, JSONL]}
         _write_synced(unfinished / MANIFEST, json.dumps({**manifest, **added}, ensure_ascii=False, indent=2) + "\n")
-        _sync(unfinished)
+        flush(unfinished)
         _put_in_place(unfinished, final)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -111,8 +112,7 @@ def _write_rows(folder: Path, batches: Iterable[pa.RecordBatch]) -> tuple[int, i
         os.fsync(lines.fileno())
     if rows == 0:
         raise ExportError("there are no rows to export; select at least one chunk")
-    with (folder / PARQUET).open("rb+") as file:
-        os.fsync(file.fileno())
+    flush(folder / PARQUET)
     return rows, tokens
 
 
@@ -157,13 +157,4 @@ def _put_in_place(unfinished: Path, final: Path) -> None:
         shutil.rmtree(old)
     else:
         unfinished.rename(final)
-    _sync(final.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until a folder's entries are on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(final.parent)

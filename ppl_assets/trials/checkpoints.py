@@ -7,7 +7,6 @@ parameter on disk, and twice that while one is written. A run that is over keeps
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ppl_assets.durable import flush
 from ppl_assets.trials.points import RunState, TrialPoint
 from ppl_assets.trials.trainer import State, Trainer
 
@@ -107,10 +107,10 @@ class Checkpoint:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, partial, {"run": header, "digest": _digest(header, tensors)})
-            _flush(partial)
+            flush(partial)
             size = partial.stat().st_size
             partial.replace(self.file)
-            _flush(self.file.parent)
+            flush(self.file.parent)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             self._say(f"the run is not saved and cannot be resumed from here ({error}); make room in {partial.parent}")
@@ -155,12 +155,3 @@ def _tensor_digest(item: tuple[str, Tensor]) -> str:
     name, value = item
     content = value.reshape(-1).view(torch.uint8).numpy().data
     return f"{name} {tuple(value.shape)} {value.dtype} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,7 +34,7 @@ KILL = {
         256,
     ),
     "before_a_checkpoint_has_its_name": ("Path.replace = after(1, Path.replace)", 128),
-    "after_a_checkpoint_has_its_name": ("checkpoints._flush = after(3, checkpoints._flush)", 256),
+    "after_a_checkpoint_has_its_name": ("checkpoints.flush = after(3, checkpoints.flush)", 256),
     "between_measurements": (
         "checkpoints.MINUTES = 0.0\ntrainer.Trainer.step = after(11, trainer.Trainer.step)",
         11 * 64,
