@@ -102,7 +102,7 @@ CANDIDATES = grid(9)
 
 
 @cache
-def _maximin(count: int) -> FloatArray:
+def maximin(count: int) -> FloatArray:
     """The grid, two repeats of its centre, then points as far as can be from those before."""
     fine, scale = np.log(grid(41)), HIGH - LOW
     places = [*np.log(FACES), *np.log(CENTRE), *np.log(CENTRE)]
@@ -177,7 +177,7 @@ def compare(family: str, replicates: int, seed: int) -> Comparison:
         truth = draw_truth(family, np.random.default_rng([seed, replicate, list(FAMILIES).index(family)]))
         found, stopped = sequential_regrets(truth, SEQUENTIAL_RUNS, number)
         regrets["sequential"].append(found)
-        regrets["maximin"].append(filled_regrets(truth, _maximin(FILLED_RUNS[-1]), FILLED_RUNS, number))
+        regrets["maximin"].append(filled_regrets(truth, maximin(FILLED_RUNS[-1]), FILLED_RUNS, number))
         regrets["grid"].append([filled_regrets(truth, grid(side), (side**2,), number)[0] for side in SIDES])
         regrets["sobol"].append(filled_regrets(truth, _sobol(FILLED_RUNS[-1], number), FILLED_RUNS, number))
         stops.append(stopped)
