@@ -306,6 +306,33 @@ class StrategiesSection(Section):
     seeds: int = Field(3, ge=1, le=32, description="Training seeds a strategy.")
     tokens: PositiveInt | None = Field(None, description="Tokens each strategy trains on; default: the selection's.")
     points: int = Field(4, ge=2, le=16, description="Log-spaced token counts measured in each run.")
+    downstream: list[str] = Field(
+        default=[],
+        description=(
+            "Program and arguments run on each trained model, with {model} for its folder and {output} for the file to "
+            "write a JSON object of numbers to."
+        ),
+    )
+    lm_eval_tasks: list[str] = Field(
+        default=[], description="Tasks of lm-eval (must be installed) measured on each trained model."
+    )
+    lm_eval_arguments: list[str] = Field(
+        default=[], description='Further arguments of lm-eval, such as ["--limit", "100"].'
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> "StrategiesSection":
+        if self.downstream and self.lm_eval_tasks:
+            raise ValueError("downstream and lm_eval_tasks are both given: give one of them")
+        text = " ".join(self.downstream)
+        if missing := [name for name in ("{model}", "{output}") if text and name not in text]:
+            raise ValueError(
+                f"downstream = {self.downstream} does not name {' and '.join(missing)}: the command reads the trained "
+                "model's folder and writes a JSON file, so give it both paths"
+            )
+        if self.lm_eval_arguments and not self.lm_eval_tasks:
+            raise ValueError("lm_eval_arguments are given without lm_eval_tasks: name the tasks")
+        return self
 
     @property
     def names(self) -> list[str]:

@@ -482,6 +482,8 @@ STRATEGY_LOSSES = LakeTable(
         Column("log_mu", _REAL, "Mean of ln perplexity of what was seen.", nullable=True),
         Column("log_sigma", _REAL, "Its standard deviation.", nullable=True),
         Column("micro_tokens", _INT, "Most tokens of one pass by then; empty: whole steps.", nullable=True),
+        Column("downstream", _TEXT, "Further measures at the end, a JSON object of numbers by name.", nullable=True),
+        Column("downstream_command", _TEXT, "The command that took them.", nullable=True),
     ),
 )
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -13,11 +12,10 @@ from ppl_assets.corpus.assets import chunks
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.law.assets import comparable_losses, fitted_law
-from ppl_assets.law.predictions import chosen_law
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import base_model, perplexity_landscape
 from ppl_assets.perplexity.candidates import current_scorer
-from ppl_assets.perplexity.stored import content_versions, stored_base_model, study_policy
+from ppl_assets.perplexity.stored import content_versions
 from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import selection_tokens
 from ppl_assets.regimes.cost import measured_prefixes
@@ -25,24 +23,29 @@ from ppl_assets.regimes.pool import Pool, read_pool
 from ppl_assets.regimes.sampler import Target
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
-from ppl_assets.subset.draws import draw, ordered
+from ppl_assets.subset.draws import draw
 from ppl_assets.subset.export import write_export
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
-from ppl_assets.subset.target import choose_target, law_scorer, scope_moments
+from ppl_assets.subset.strategy_runs import (
+    as_declared,
+    downstream_command,
+    downstream_table,
+    run_seed,
+    strategy_setting,
+    strategy_target,
+)
+from ppl_assets.subset.target import choose_target
 from ppl_assets.tables import (
     BASE_MODEL,
     CHUNKS,
     FINAL_SUBSET,
-    FITTED_LAW,
     SELECTION_REPORT,
     SELECTIONS,
     STRATEGY_LOSSES,
 )
-from ppl_assets.trials.assets import checkpoints, train_subset
-from ppl_assets.trials.recipe import measured_token_counts
-from ppl_assets.trials.training import Setting, full_recipe, study_setting
+from ppl_assets.trials.assets import checkpoints
 
 CODE_VERSION = "3"
 """Of target, selection, rivals, export and report."""
@@ -209,27 +212,10 @@ def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=not (row["leaked"] or row["doubled"]), description=sentence)
 
 
-def _strategy_setting(study: Study, snapshot: Snapshot) -> Setting:
-    """The trials' recipe over the strategies' tokens; all weights are trained, since this is the proof."""
-    tokens = study.strategies.tokens or int(snapshot.only_row(SELECTIONS)["tokens_target"])
-    policy = study_policy(study, stored_base_model(snapshot))
-    return study_setting(study, snapshot, policy, full_recipe(study, tokens, study.strategies.points))
-
-
-def _strategy_target(snapshot: Snapshot, strategy: str) -> Target:
-    """The moments that a strategy follows, or is measured against."""
-    row = snapshot.only_row(SELECTIONS)
-    moments = scope_moments(snapshot)
-    mu, sigma = (
-        moments["test"] if strategy == "matched" and "test" in moments else (row["mu_target"], row["sigma_target"])
-    )
-    return Target(mu, sigma, row["tokens_target"])
-
-
 def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a strategy's runs: setting, seeds, candidates and budget, and the target where it follows one."""
-    setting = _strategy_setting(study, snapshot)
-    target = _strategy_target(snapshot, partition)
+    setting = strategy_setting(study, snapshot)
+    target = strategy_target(snapshot, partition)
     landscape = snapshot.latest("perplexity_landscape")
     follows: list[object] = [target.tokens, landscape.data_version if landscape else "", study.selection.objective]
     if partition == "selected":
@@ -245,6 +231,7 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
             study.study.seed,
             study.strategies.seeds,
             follows,
+            *downstream_command(study),
         ],
         {"setting_id": setting.setting_id},
     )
@@ -282,52 +269,15 @@ def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg
     inputs = strategy_losses_inputs(study, step.lake, step.snapshot, step.partition)
     commit = step.unchanged(inputs)
     if commit is None:
-        setting = _strategy_setting(study, step.snapshot)
+        setting = strategy_setting(study, step.snapshot)
         pool = read_pool(step.snapshot, study.corpus_partitions())
-        parts = [_run_seed(study, step, setting, pool, number) for number in range(study.strategies.seeds)]
+        parts = [run_seed(study, step, setting, pool, number) for number in range(study.strategies.seeds)]
         rows = pl.concat(map(as_declared, parts)).with_columns(strategy=pl.lit(step.partition))
         commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
         saved = checkpoints(study, step)
         for name in rows["trial_fingerprint"].unique():
             saved.of(name).remove()
     return _strategy_result(step, commit)
-
-
-def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of ``strategy_losses`` with the declared columns and types; a measure that no row has comes untyped."""
-    schema = pl.Schema(STRATEGY_LOSSES.schema)
-    return rows.select(schema.names()).cast(schema)
-
-
-def _run_seed(study: Study, step: Step, setting: Setting, pool: Pool, number: int) -> pl.DataFrame:
-    """Rows of one seed: of an earlier identical run where there is one, else trained now."""
-    seed, recipe = study.study.seed + number, setting.recipe
-    prefixes = measured_token_counts(recipe)
-    if step.partition == "selected":
-        members = step.snapshot.read(FINAL_SUBSET, ["rank", "chunk_id", "corpus", "n_tokens", "ppl"]).sort("rank")
-        subset = ordered(members, seed, prefixes)
-    else:
-        subset = draw(step.partition, study, pool, _strategy_target(step.snapshot, step.partition), seed, prefixes).rows
-    name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
-    known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
-    if not known.is_empty():
-        return known
-    return _train_seed(study, step, setting, subset, seed, name)
-
-
-def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str) -> pl.DataFrame:
-    """Train one seed; the law's prediction for what it saw stands beside each measurement."""
-    rows = train_subset(study, step, setting, subset, seed, name, f"seed {seed}, ")
-    is_comparable = law_scorer(step.snapshot) == current_scorer(step.snapshot) and not study.trials.lora_rank
-    law = chosen_law(step.snapshot.read(FITTED_LAW)) if is_comparable else None
-    predicted: list[float | None] = [None] * rows.height
-    if law is not None:
-        trained = rows.filter(pl.col("point") > 0)
-        loss = law.predict(trained["mu"].to_numpy(), trained["sigma"].to_numpy(), trained["tokens"].to_numpy())
-        predicted = [None, *np.asarray(loss).tolist()]
-    return rows.with_columns(
-        predicted_loss=pl.Series(predicted, dtype=pl.Float64).fill_nan(None), strategy=pl.lit(step.partition)
-    ).select([column.name for column in STRATEGY_LOSSES.columns])
 
 
 def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
@@ -338,6 +288,7 @@ def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
         "seeds": last.height,
         "tokens": int(last["tokens"].max() or 0),  # type: ignore[arg-type]
         "tokens_per_second": round(float(last["tokens_per_second"].mean() or 0.0), 1),  # type: ignore[arg-type]
+        **_downstream_metadata(last),
         "runs": dg.MetadataValue.md(
             as_markdown_table(
                 last.select("seed", "tokens", "mu", "sigma", "test_loss", "general_loss", "predicted_loss", "status")
@@ -345,6 +296,12 @@ def _strategy_result(step: Step, commit: Commit) -> dg.MaterializeResult:
         ),
     }
     return step.result(commit, metadata, table=STRATEGY_LOSSES, rows=rows.height)
+
+
+def _downstream_metadata(last: pl.DataFrame) -> dict[str, object]:
+    """A table of further measures, one row a seed; nothing where none were taken."""
+    table = downstream_table(last)
+    return {} if table.is_empty() else {"downstream": dg.MetadataValue.md(as_markdown_table(table))}
 
 
 def selection_report_inputs(study: Study, lake: Lake, snapshot: Snapshot, _partition: str = "") -> Inputs:

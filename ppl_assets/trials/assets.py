@@ -18,6 +18,7 @@ from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, S
 from ppl_assets.study import Study
 from ppl_assets.tables import TRIAL_LOSSES
 from ppl_assets.trials.checkpoints import CheckpointFolder
+from ppl_assets.trials.downstream import Downstream
 from ppl_assets.trials.lora import SCREENING
 from ppl_assets.trials.recipe import LAW_POINTS, Execution
 from ppl_assets.trials.training import (
@@ -111,11 +112,18 @@ def _trained(study: Study, step: Step, name: str) -> pl.DataFrame:
     if problem := budget_problem(study, cost_of_trials(study, step.snapshot)):
         raise TrainingError(problem)
     subset, seed = trial_subset(step.snapshot, step.partition)
-    return train_subset(study, step, current_setting(study, step.snapshot), subset, seed, name)
+    return train_subset(study, step, current_setting(study, step.snapshot), subset, seed, name).drop("downstream")
 
 
 def train_subset(
-    study: Study, step: Step, setting: Setting, subset: pl.DataFrame, seed: int, name: str, note: str = ""
+    study: Study,
+    step: Step,
+    setting: Setting,
+    subset: pl.DataFrame,
+    seed: int,
+    name: str,
+    note: str = "",
+    downstream: Downstream | None = None,
 ) -> pl.DataFrame:
     """Train the base model on ``subset`` within a step; measurements under ``name``, ``note`` in the progress line."""
     device, progress = resolve_device(study.study.device), step.progress("tokens")
@@ -130,6 +138,7 @@ def train_subset(
         lambda seen, total, loss: progress.update(seen, total, f"{note}loss {loss:.3f}"),
         Execution(**study.trials.model_dump(include=set(EXECUTION))),
         checkpoints(study, step).of(name),
+        downstream,
     )
     return point_rows(points, seed, setting, name)
 

@@ -36,6 +36,7 @@ class TrialPoint:
         tokens_per_second: tokens over seconds.
         micro_tokens: most tokens of one pass by then; None: whole steps.
         status: ok or diverged.
+        downstream: further measures of the trained model by name, at a run's last point; None where none were taken.
     """
 
     point: int
@@ -52,6 +53,7 @@ class TrialPoint:
     tokens_per_second: float
     micro_tokens: int | None
     status: str
+    downstream: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

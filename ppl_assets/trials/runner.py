@@ -35,6 +35,7 @@ def run_trial(
     progress: Progress | None = None,
     execution: Execution | None = None,
     checkpoint: Checkpoint | None = None,
+    downstream: Callable[[PreTrainedModel], dict[str, float]] | None = None,
 ) -> list[TrialPoint]:
     """Train on the chunks in their order and measure on the way.
 
@@ -53,6 +54,8 @@ def run_trial(
         progress: called after each step.
         execution: how it is computed; None: whole steps, activations kept.
         checkpoint: where the run is saved and goes on from; None: nowhere.
+        downstream: further measures of the trained model, taken once at the end of a run that did not diverge; the run
+            is saved before, since they may take long.
 
     Returns:
         Point 0 and one point a measured count, fewer where the run diverged; each decay branch after the point it
@@ -62,7 +65,7 @@ def run_trial(
         ValueError: the chunks hold fewer tokens than the recipe less one step, or ``ppl`` has another length.
     """
     total = _check(chunks, ppl, recipe)
-    if checkpoint and (done := checkpoint.finished()):
+    if checkpoint and (done := checkpoint.finished()) and not (downstream and _is_unmeasured(done)):
         return done.points
     trainer = Trainer(model, recipe, evaluate, prefix_id, device, execution, seed)
     gauge = Gauge(evaluate, trainer.scorer, ppl, recipe)
@@ -81,11 +84,21 @@ def run_trial(
                 run.is_over = run.tokens >= total or run.points[-1].status != "ok"
                 if due in branches and not run.is_over:
                     run.points.append(_decay_branch(trainer, gauge, run, chunks))
+            is_awaited = downstream is not None and _is_unmeasured(run)
             if checkpoint and (is_measured or checkpoint.is_due):
-                checkpoint.save(run, trainer)
+                checkpoint.save(replace(run, is_over=run.is_over and not is_awaited), trainer)
             if run.is_over:
                 break
+        if downstream and _is_unmeasured(run):
+            run.points[-1], run.is_over = replace(run.points[-1], downstream=downstream(trainer.model)), True
+            if checkpoint:
+                checkpoint.save(run, trainer)
     return run.points
+
+
+def _is_unmeasured(run: RunState) -> bool:
+    """Whether a run ended well and has no downstream measures."""
+    return run.points[-1].status == "ok" and run.points[-1].downstream is None
 
 
 def _step(trainer: Trainer, run: RunState, chunks: Sequence[np.ndarray], rate: Callable[[int], float]) -> float:

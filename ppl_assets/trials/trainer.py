@@ -64,6 +64,11 @@ class Trainer:
         self._optimizer = self._accelerator.prepare(_adamw(list(self._trained.values()), recipe))
         self._prefix_id, self._clip, self.micro_tokens = prefix_id, recipe.max_grad_norm, execution.micro_tokens
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model with the weights as they are now."""
+        return self._model
+
     def step(self, chunks: Sequence[np.ndarray], rate: float) -> float:
         """One optimizer step on the mean loss over all tokens of ``chunks``; NaN, and no step, where it is not finite.
 

@@ -3,6 +3,7 @@
 Belongs here: from chunk ids in order to rows. The loop itself is in ``runner.py``.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -101,6 +102,7 @@ def train(
     progress: Callable[[int, int, float], None],
     execution: Execution,
     checkpoint: Checkpoint | None = None,
+    downstream: Callable[[PreTrainedModel], dict[str, float]] | None = None,
 ) -> list[TrialPoint]:
     """Train on ``chunks`` (chunk_id, ppl; in order) and measure under ``setting``."""
     evaluator = Evaluator(
@@ -118,6 +120,7 @@ def train(
         progress,
         execution,
         checkpoint,
+        downstream,
     )
 
 
@@ -144,8 +147,10 @@ def token_ids_of(snapshot: Snapshot, chunks: pl.DataFrame) -> dict[str, np.ndarr
 def point_rows(points: Sequence[TrialPoint], seed: int, setting: Setting, fingerprint: str) -> pl.DataFrame:
     """Measurements as a table: the points' fields, with seed, setting and fingerprint."""
     moments = ("mu", "sigma", "log_mu", "log_sigma", "test_loss", "general_loss")
-    measured = {**dict.fromkeys(moments, pl.Float64), "micro_tokens": pl.Int64}
-    rows = pl.DataFrame([asdict(point) for point in points], schema_overrides=measured, infer_schema_length=None)
+    measured = {**dict.fromkeys(moments, pl.Float64), "micro_tokens": pl.Int64, "downstream": pl.String}
+    further = [json.dumps(point.downstream) if point.downstream else None for point in points]
+    fields = [asdict(point) | {"downstream": text} for point, text in zip(points, further, strict=True)]
+    rows = pl.DataFrame(fields, schema_overrides=measured, infer_schema_length=None)
     return rows.with_columns(
         seed=pl.lit(seed, pl.Int64),
         setting_id=pl.lit(setting.setting_id),
