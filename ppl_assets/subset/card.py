@@ -164,7 +164,13 @@ def _header(description: Description, selection_id: str, rows: int, used: list[d
         size_categories=[next((name for below, name in SIZE_CATEGORIES if rows < below), "10B<n<100B")],
         task_categories=["text-generation"],
         configs=[
-            {"config_name": "default", "data_files": [{"split": "train", "path": "parquet/train-*.parquet"}]},
+            {
+                "config_name": "default",
+                # datasets keys its cache by the folder's name and by this record, not by the files: without what tells
+                # one content from another here, a replaced folder would be answered with the old rows.
+                "description": f"selection {selection_id} of inputs {description.inputs}",
+                "data_files": [{"split": "train", "path": "parquet/train-*.parquet"}],
+            },
         ],
     ).to_yaml()
 

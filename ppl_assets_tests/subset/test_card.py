@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 from huggingface_hub import DatasetCard
 
@@ -82,9 +83,7 @@ def test_a_local_base_model_is_named_without_its_folders() -> None:
 
 
 @pytest.mark.parametrize("shard_tokens", [None, 8])
-def test_the_folder_loads_by_itself_in_both_formats(tmp_path: Path, monkeypatch, shard_tokens: int | None) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+def test_the_folder_loads_by_itself_in_both_formats(tmp_path: Path, shard_tokens: int | None) -> None:
     texts = list("abcdefghijkl")
     folder = str(write_export(tmp_path, "sel", [batch(texts)], description(), shard_tokens))
     cache = str(tmp_path / "cache")
@@ -96,3 +95,12 @@ def test_the_folder_loads_by_itself_in_both_formats(tmp_path: Path, monkeypatch,
         assert datasets.load_dataset(**options, split="train", cache_dir=cache)["text"][:] == texts
     streamed = datasets.load_dataset(folder, split="train", streaming=True)
     assert [row["text"] for row in streamed] == texts
+
+
+def test_a_replaced_folder_is_not_answered_from_the_cache(tmp_path: Path) -> None:
+    def read(text: str, inputs: str) -> list[str]:
+        folder = write_export(tmp_path, "sel", [batch([text])], description(inputs=inputs))
+        return datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))["text"][:]
+
+    assert read("old", "a") == ["old"]
+    assert read("new", "b") == ["new"]
