@@ -80,7 +80,7 @@ class CorpusSection(Section):
         "skip", description="What a bad row does: counted and skipped, or fatal."
     )
     buckets: int = Field(1, ge=1, le=512, description="Divide a big corpus into this many partitions, by file.")
-    licence: str = Field("", description="Licence of the text, carried into the export's manifest.")
+    licence: str = Field("", description="Licence of the text, e.g. cc-by-4.0; stands in the export's card.")
 
     @property
     def paths(self) -> list[str]:
@@ -293,6 +293,14 @@ class SelectionSection(Section):
         return self
 
 
+class ExportSection(Section):
+    """``[export]``: the files that the selection is handed over in; it is written again where one of these changes."""
+
+    shard_tokens: PositiveInt | None = Field(
+        None, description="Most tokens of one file; empty: a single file of each format."
+    )
+
+
 STRATEGIES = ("selected", "random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched")
 """Selections that can be trained and compared; the partition keys of ``strategy_losses``."""
 
@@ -359,6 +367,7 @@ class Study(BaseSettings):
     trials: TrialsSection = Field(default_factory=TrialsSection)
     law: LawSection = Field(default_factory=LawSection)
     selection: SelectionSection
+    export: ExportSection = Field(default_factory=ExportSection)
     strategies: StrategiesSection = Field(default_factory=StrategiesSection)
 
     @model_validator(mode="after")

@@ -132,8 +132,10 @@ def test_export_holds_the_selection_in_training_order_with_its_manifest(finished
     selection = table(finished_study, SELECTIONS).row(0, named=True)
     folder = Path(selection["export_path"])
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    rows = pq.read_table(folder / "subset.parquet")
-    lines = [json.loads(line) for line in (folder / "subset.jsonl").read_text("utf-8").splitlines()]
+    rows = pq.read_table(folder / "parquet")
+    lines = [
+        json.loads(line) for line in (folder / "jsonl" / "train-00000-of-00001.jsonl").read_text("utf-8").splitlines()
+    ]
     members = table(finished_study, FINAL_SUBSET).sort("rank")
     assert rows["chunk_id"].to_pylist() == members["chunk_id"].to_list() == [line["chunk_id"] for line in lines]
     assert manifest["tokens"] == selection["tokens"]

@@ -22,7 +22,8 @@ from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform
 from ppl_assets.study import Study
 from ppl_assets.subset import assets as subset_assets
 from ppl_assets.subset.assets import final_subset_inputs, selection_report_inputs, strategy_losses_inputs
-from ppl_assets.tables import BASE_MODEL, SELECTION_REPORT, SELECTIONS, SEQUENTIAL_STEPS
+from ppl_assets.subset.handover import is_exported
+from ppl_assets.tables import BASE_MODEL, SELECTION_REPORT, SEQUENTIAL_STEPS
 from ppl_assets.trials import assets as trials_assets
 from ppl_assets.trials.assets import trial_losses_inputs
 
@@ -44,11 +45,10 @@ INPUTS: dict[str, Callable[[Study, Lake, Snapshot, str], Inputs]] = {
 
 
 FILES = {
-    "base_model": (BASE_MODEL, "path", ""),
-    "final_subset": (SELECTIONS, "export_path", "manifest.json"),
-    "selection_report": (SELECTION_REPORT, "path", ""),
+    "base_model": (BASE_MODEL, "path"),
+    "selection_report": (SELECTION_REPORT, "path"),
 }
-"""What an asset keeps outside the lake: the table and column that name it, and the file in it that must be there."""
+"""What an asset keeps outside the lake: the table and column that name it."""
 
 BLOCKING_CHECKS: dict[str, list[dg.AssetCheckKey]] = {}
 """The blocking checks of each asset: rows that failed one are in the lake, but nothing may be built on them."""
@@ -91,7 +91,7 @@ def _is_stale(asset: str, partition: str, platform: Platform, instance: dg.Dagst
     """Whether an asset partition was never computed, was computed from other inputs, or is unknown to the instance."""
     snapshot = platform.lake.snapshot()
     latest = snapshot.latest(asset, partition)
-    if latest is None or not _is_present(asset, snapshot):
+    if latest is None or not _is_present(asset, platform.study, snapshot):
         return True
     inputs = INPUTS[asset](platform.study, platform.lake, snapshot, partition)
     if latest.inputs != inputs.digest or not _is_known(asset, partition, instance):
@@ -99,12 +99,14 @@ def _is_stale(asset: str, partition: str, platform: Platform, instance: dg.Dagst
     return not _blocking_checks_passed(asset, partition, instance)
 
 
-def _is_present(asset: str, snapshot: Snapshot) -> bool:
-    """Whether the files that an asset keeps outside the lake are still there."""
+def _is_present(asset: str, study: Study, snapshot: Snapshot) -> bool:
+    """Whether what an asset keeps outside the lake is still there, and as the study asks for it."""
+    if asset == "final_subset":
+        return is_exported(study, snapshot)
     if asset not in FILES:
         return True
-    table, column, name = FILES[asset]
-    return (Path(snapshot.only_row(table)[column]) / name).exists()
+    table, column = FILES[asset]
+    return Path(snapshot.only_row(table)[column]).exists()
 
 
 def _blocking_checks_passed(asset: str, partition: str, instance: dg.DagsterInstance) -> bool:

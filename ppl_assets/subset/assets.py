@@ -1,11 +1,9 @@
 """The subset group in Dagster: final_subset, strategy_losses, selection_report."""
 
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
-import pyarrow as pa
 
 from ppl_assets import plots
 from ppl_assets.corpus.assets import chunks
@@ -24,7 +22,7 @@ from ppl_assets.regimes.sampler import Target
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import draw
-from ppl_assets.subset.export import write_export
+from ppl_assets.subset.handover import export_selection, is_exported
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
@@ -38,7 +36,6 @@ from ppl_assets.subset.strategy_runs import (
 )
 from ppl_assets.subset.target import choose_target
 from ppl_assets.tables import (
-    BASE_MODEL,
     CHUNKS,
     FINAL_SUBSET,
     SELECTION_REPORT,
@@ -52,9 +49,6 @@ CODE_VERSION = "3"
 
 MOST_OBJECTIVE = 1e-4
 """Relative J of a selection that counts as on target: 1 % off in the mean or in the deviation."""
-
-EXPORT_BATCH = 2048
-"""Rows written at a time."""
 
 
 def _versions(snapshot: Snapshot, asset: str) -> dict[str, str]:
@@ -86,7 +80,7 @@ def final_subset_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partitio
     metadata={**table_metadata(FINAL_SUBSET), "selections": column_schema(SELECTIONS)},
     description=(
         "The selected chunks in training order: the subset nearest to the corpus that has the law's best moments and "
-        "the token budget. Exported as Parquet and JSONL with a manifest, whole or not at all."
+        "the token budget. Exported as Parquet and JSONL with a dataset card and a manifest, whole or not at all."
     ),
 )
 def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -105,8 +99,8 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
         )
     snapshot = step.lake.snapshot()
     selection = snapshot.only_row(SELECTIONS)
-    if not (Path(selection["export_path"]) / "manifest.json").is_file():
-        _export(study, snapshot, selection, commit, exports)
+    if not is_exported(study, snapshot):
+        export_selection(study, snapshot, commit, exports)
     return _selection_result(step, commit, selection)
 
 
@@ -143,34 +137,6 @@ def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, Any
         "exported_snapshot": snapshot.number,
     }
     return selection, members
-
-
-def _export(study: Study, snapshot: Snapshot, selection: dict[str, object], commit: Commit, folder: Path) -> None:
-    """Write the subset with its texts as files ready to train on.
-
-    The manifest travels with the files, so it names the study but not its storage, which may hold a password.
-    """
-    sql = """SELECT f.rank, f.chunk_id, f.doc_id, f.corpus, f.source, c.text, f.n_tokens, f.ppl
-             FROM {final_subset} AS f JOIN {chunks} AS c ON c.chunk_id = f.chunk_id AND c.corpus = f.corpus
-             ORDER BY f.rank"""
-    batches: pa.RecordBatchReader = snapshot.stream(sql, (FINAL_SUBSET, CHUNKS), batch_rows=EXPORT_BATCH)
-    base = snapshot.only_row(BASE_MODEL)
-    licences = {name: corpus.licence for name, corpus in study.with_role("candidate").items() if corpus.licence}
-    manifest = {
-        "study": study.model_dump(mode="json", exclude={"storage"}),
-        "lake_snapshot": commit.snapshot,
-        "run_id": commit.run_id,
-        "inputs": commit.inputs,
-        "scorer_id": current_scorer(snapshot),
-        "base_model": {name: base[name] for name in ("source", "revision", "model_id", "weights_fingerprint")},
-        "target": {"mean_perplexity": selection["mu_target"], "deviation": selection["sigma_target"]},
-        "reached": {"mean_perplexity": selection["mu"], "deviation": selection["sigma"]},
-        "token_budget": selection["tokens_target"],
-        "seed": study.study.seed,
-        "message": selection["message"],
-        "licences": licences,
-    }
-    write_export(folder, str(selection["selection_id"]), batches, manifest)
 
 
 def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:

@@ -1,4 +1,4 @@
-"""Write a selection as files ready to train on: Parquet, JSONL and a manifest, whole or not at all.
+"""Write a selection as a folder ready to train on, whole or not at all: Parquet, JSONL, a dataset card and a manifest.
 
 Everything is written into a hidden folder beside the final one and renamed at the end, so that a killed run leaves
 nothing under the final name; the next run removes what it left.
@@ -9,43 +9,33 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ppl_assets.durable import flush
-from ppl_assets.errors import UserError
+from ppl_assets.subset.card import Description, Source, dataset_card
+from ppl_assets.subset.shards import SCHEMA, ExportError, ShardWriter
 
-SCHEMA = pa.schema(
-    [
-        pa.field("rank", pa.int64(), nullable=False),
-        pa.field("chunk_id", pa.string(), nullable=False),
-        pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("corpus", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("n_tokens", pa.int64(), nullable=False),
-        pa.field("ppl", pa.float64(), nullable=False),
-    ]
-)
-"""Columns of ``subset.parquet``; rows are in training order."""
+FORMAT = 2
+"""Of the folder; raise it when files, columns or card change, and exports of earlier formats are written again.
 
-LINE_FIELDS = ("text", "source", "corpus", "doc_id", "chunk_id")
-"""Fields of a line of ``subset.jsonl``."""
+1: subset.parquet and subset.jsonl, no card.
+2: numbered files in two folders, a dataset card.
+"""
 
-PARQUET, JSONL, MANIFEST = "subset.parquet", "subset.jsonl", "manifest.json"
+MANIFEST, CARD = "manifest.json", "README.md"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-class ExportError(UserError, ValueError):
-    """The export cannot be written from what was given."""
-
-
 def write_export(
-    folder: Path, selection_id: str, batches: Iterable[pa.RecordBatch], manifest: Mapping[str, Any]
+    folder: Path,
+    selection_id: str,
+    batches: Iterable[pa.RecordBatch],
+    description: Description,
+    shard_tokens: int | None = None,
 ) -> Path:
     """Write ``folder/selection_id`` from batches in training order; memory follows the batch.
 
@@ -56,7 +46,8 @@ def write_export(
         folder: where exports lie; made if absent.
         selection_id: name of the export: letters, digits, _ and -.
         batches: record batches with the columns of SCHEMA.
-        manifest: what was selected, from what and how; JSON values. Rows, tokens and file names are added.
+        description: what was selected, from what and how.
+        shard_tokens: most tokens of a file; None: one file of each format.
 
     Returns:
         The folder written.
@@ -72,15 +63,27 @@ def write_export(
     unfinished = folder / f".{selection_id}.{uuid.uuid4().hex}.part"
     unfinished.mkdir()
     try:
-        rows, tokens = _write_rows(unfinished, batches)
-        added = {"selection_id": selection_id, "rows": rows, "tokens": tokens, "files": [PARQUET, JSONL]}
-        _write_synced(unfinished / MANIFEST, json.dumps({**manifest, **added}, ensure_ascii=False, indent=2) + "\n")
-        flush(unfinished)
+        _write_files(unfinished, selection_id, batches, description, shard_tokens)
         _put_in_place(unfinished, final)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return final
+
+
+def is_export(folder: Path, sources: Sequence[Source], shard_tokens: int | None) -> bool:
+    """Whether a folder holds a whole export of the present format, with these licences and files of this size.
+
+    An export of an earlier version, or one whose files were deleted, is none: it is to be written again.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    asked = {"format": FORMAT, "shard_tokens": shard_tokens, "sources": [asdict(source) for source in sources]}
+    if any(manifest.get(name) != value for name, value in asked.items()):
+        return False
+    return all((folder / name).is_file() for name in (CARD, *manifest["files"]))
 
 
 def remove_leftovers(folder: Path, selection_id: str) -> None:
@@ -95,25 +98,47 @@ def remove_leftovers(folder: Path, selection_id: str) -> None:
         shutil.rmtree(part)
 
 
-def _write_rows(folder: Path, batches: Iterable[pa.RecordBatch]) -> tuple[int, int]:
-    """Stream the batches into both files; rows and tokens written."""
-    rows = tokens = 0
-    with (
-        pq.ParquetWriter(folder / PARQUET, SCHEMA, compression="zstd") as parquet,
-        (folder / JSONL).open("w", encoding="utf-8", newline="\n") as lines,
-    ):
+def _write_files(
+    folder: Path,
+    selection_id: str,
+    batches: Iterable[pa.RecordBatch],
+    description: Description,
+    shard_tokens: int | None,
+) -> None:
+    """Everything that an export holds, on disk."""
+    corpora: dict[str, tuple[int, int]] = {}
+    rows = 0
+    with ShardWriter(folder, shard_tokens) as writer:
         for given in batches:
             batch = _checked(given, rows)
-            parquet.write_batch(batch)
-            lines.writelines(_line(row) for row in batch.select(LINE_FIELDS).to_pylist())
+            writer.write(batch)
             rows += batch.num_rows
-            tokens += sum(batch.column("n_tokens").to_pylist())
-        lines.flush()
-        os.fsync(lines.fileno())
+            _count(batch, corpora)
     if rows == 0:
         raise ExportError("there are no rows to export; select at least one chunk")
-    flush(folder / PARQUET)
-    return rows, tokens
+    shards, files = writer.finish()
+    manifest = {
+        **asdict(description),
+        "format": FORMAT,
+        "selection_id": selection_id,
+        "rows": rows,
+        "tokens": sum(shard.tokens for shard in shards),
+        "corpora": {name: {"chunks": n, "tokens": tokens} for name, (n, tokens) in sorted(corpora.items())},
+        "shard_tokens": shard_tokens,
+        "shards": [asdict(shard) for shard in shards],
+        "files": files,
+    }
+    _write_synced(folder / CARD, dataset_card(description, selection_id, corpora))
+    _write_synced(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+    flush(folder)
+
+
+def _count(batch: pa.RecordBatch, corpora: dict[str, tuple[int, int]]) -> None:
+    """Add a batch to the chunks and tokens of each corpus partition."""
+    table = pa.Table.from_batches([batch]).group_by("corpus").aggregate([("n_tokens", "count"), ("n_tokens", "sum")])
+    for row in table.to_pylist():
+        chunks, tokens = corpora.get(row["corpus"], (0, 0))
+        corpora[row["corpus"]] = chunks + row["n_tokens_count"], tokens + row["n_tokens_sum"]
 
 
 def _checked(batch: pa.RecordBatch, rows: int) -> pa.RecordBatch:
@@ -130,14 +155,6 @@ def _checked(batch: pa.RecordBatch, rows: int) -> pa.RecordBatch:
     if batch.column("rank").to_pylist() != list(range(rows, rows + batch.num_rows)):
         raise ExportError(f"ranks do not count up by one at row {rows}; give the batches in training order")
     return batch
-
-
-def _line(row: dict[str, str]) -> str:
-    """One row as one line; U+2028, U+2029 and U+0085 are escaped, since str.splitlines breaks lines there."""
-    line = json.dumps(row, ensure_ascii=False)
-    for mark in ("\u2028", "\u2029", "\u0085"):
-        line = line.replace(mark, f"\\u{ord(mark):04x}")
-    return line + "\n"
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import polars as pl
 import pytest
 
@@ -18,6 +19,7 @@ from ppl_assets.subset.assets import (
     strategy_losses_inputs,
     trained_strategies,
 )
+from ppl_assets.subset.handover import export_selection, is_exported
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
 from ppl_assets.tables import FINAL_SUBSET, REGIMES, SELECTIONS, STRATEGY_LOSSES, LakeTable
@@ -119,6 +121,27 @@ def test_the_manifest_names_the_study_but_not_its_storage(finished_study):
     manifest = json.loads((Path(selection["export_path"]) / "manifest.json").read_text("utf-8"))
     assert "storage" not in manifest["study"]
     assert manifest["study"]["study"]["name"] == "tiny"
+
+
+def test_an_export_is_due_again_when_its_files_are_to_be_of_another_size_and_the_selection_is_not(study, monkeypatch):
+    settings, lake, snapshot = parts(study)
+    assert is_exported(settings, snapshot)
+    monkeypatch.setenv("PPL__EXPORT__SHARD_TOKENS", "1000")
+    settings, lake, snapshot = parts(study)
+    assert not is_exported(settings, snapshot)
+    assert final_subset_inputs(settings, lake, snapshot).digest == snapshot.latest("final_subset").inputs
+
+
+def test_an_export_loads_with_its_card_in_training_order(study, monkeypatch, tmp_path):
+    monkeypatch.setenv("PPL__EXPORT__SHARD_TOKENS", "1000")
+    settings, _, snapshot = parts(study)
+    folder = export_selection(settings, snapshot, snapshot.latest("final_subset"), tmp_path / "out")
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["chunk_id"][:] == snapshot.read(FINAL_SUBSET).sort("rank")["chunk_id"].to_list()
+    assert len(list((folder / "parquet").iterdir())) == -(-sum(rows["n_tokens"]) // 1000) > 1
+    card = (folder / "README.md").read_text("utf-8")
+    assert "| easy | unknown |" in card
+    assert str(study.folder) not in card
 
 
 def test_new_and_known_runs_lie_together_where_general_loss_was_not_measured():
