@@ -28,6 +28,7 @@ SET_ASIDE = {
 }
 """Parts of each package whose docstrings are the test text; the others' are the clean candidates."""
 
+TARGET_CHARACTERS = 400_000
 COPIED_DOCUMENTS = 20
 NEAR = 0.06
 """Share of words exchanged in a near copy: 5-word shingles then agree to about 0.58, below the threshold of 0.8."""
@@ -136,7 +137,9 @@ def planted(share: float, characters: int, seed: int) -> dict[str, list[str]]:
     clean = _up_to((found[i] for i in rng.permutation(len(found))), characters)
     each = int(sum(map(len, clean)) * share / (1 - share) / len(KINDS))
     made = {kind: _up_to(maker(rng, clean), each) for kind, maker in KINDS.items()}
-    return {"clean": clean, "target": package_documents(set_aside=True), **{k: v for k, v in made.items() if v}}
+    aside = package_documents(set_aside=True)
+    target = _up_to((aside[i] for i in rng.permutation(len(aside))), TARGET_CHARACTERS)
+    return {"clean": clean, "target": target, **{kind: texts for kind, texts in made.items() if texts}}
 
 
 STUDY = """[study]
