@@ -38,7 +38,7 @@ class StudyError(UserError, ValueError):
 class Section(BaseModel):
     """A table of ``study.toml``: unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StudySection(Section):
@@ -250,6 +250,15 @@ class TrialsSection(Section):
     )
 
     @model_validator(mode="after")
+    def _has_peft(self) -> "TrialsSection":
+        if self.lora_rank and importlib.util.find_spec("peft") is None:
+            raise ValueError(
+                f"lora_rank = {self.lora_rank} needs peft, which is not installed: pip install 'ppl-assets[lora]', or "
+                "take lora_rank = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_an_end(self) -> "TrialsSection":
         if self.mode == "sequential" and self.max_tokens is None:
             raise ValueError(
@@ -257,6 +266,10 @@ class TrialsSection(Section):
                 "the trials where the optimum stays unsure; set max_tokens, or take mode = 'fixed'"
             )
         return self
+
+
+LEAST_REFITS = 20
+"""Fewer bootstrap refits than this give no interval worth the name."""
 
 
 class LawSection(Section):
@@ -269,6 +282,14 @@ class LawSection(Section):
     sigma: Literal["deviation", "variance"] = Field(
         "deviation", description="How sigma is read where law.target = 'paper'."
     )
+
+    @model_validator(mode="after")
+    def _enough_refits(self) -> "LawSection":
+        if 0 < self.bootstrap < LEAST_REFITS:
+            raise ValueError(
+                f"bootstrap = {self.bootstrap} refits give no interval: take {LEAST_REFITS} or more, or 0 for none"
+            )
+        return self
 
 
 class SelectionSection(Section):
@@ -469,6 +490,13 @@ def _length_problems(study: Study) -> Iterator[str]:
         runs["strategies.tokens"] = study.strategies.tokens
     elif study.selection.tokens is not None:
         runs["selection.tokens"] = study.selection.tokens
+    warmup = max(trials.warmup_share * trials.tokens, trials.warmup_steps * trials.batch_tokens)
+    if warmup > trials.tokens / 2 and trials.tokens >= trials.span * trials.batch_tokens:
+        yield (
+            f"trials.warmup_share = {trials.warmup_share:g} and trials.warmup_steps = {trials.warmup_steps} make the "
+            f"rate rise over {warmup:,.0f} of trials.tokens = {trials.tokens:,}, and the law uses what is measured "
+            "after that: lower them until it rises over at most half"
+        )
     for key, tokens in runs.items():
         if tokens < trials.span * trials.batch_tokens:
             yield (

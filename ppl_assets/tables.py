@@ -335,6 +335,12 @@ FITTED_LAW = LakeTable(
         Column("loo_median_pct", _REAL, "Median absolute leave-one-run-out error, % of loss.", nullable=True),
         Column("loo_p90_pct", _REAL, "Its 90th percentile.", nullable=True),
         Column("loo_max_pct", _REAL, "Its maximum.", nullable=True),
+        Column(
+            "loo_regime_largest_pct",
+            _REAL,
+            "Error of left-out regimes at the largest token count, root mean square, % of loss.",
+            nullable=True,
+        ),
         Column("aicc", _REAL, "Corrected Akaike information criterion.", nullable=True),
         Column("aicc_weight", _REAL, "Akaike weight among forms of the same link.", nullable=True),
         Column("condition_number", _REAL, "Of the scaled inner problem.", nullable=True),

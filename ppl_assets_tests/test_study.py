@@ -118,6 +118,9 @@ INCONSISTENT = {
     "[strategies]\ntokens = 4096": "strategies.tokens = 4096 are fewer than trials.span = 16 steps",
     "[chunks]\ntokens = 4096": "chunks.tokens = 4096 exceeds trials.batch_tokens = 2048",
     "[chunks]\ntokens = 64\nmin_tokens = 65": "chunks.min_tokens = 65 exceeds chunks.tokens = 64",
+    "[trials]\nwarmup_steps = 65": "make the rate rise over 133,120 of trials.tokens = 262,144",
+    "[trials]\nlearning_rate = inf": "trials.learning_rate = inf",
+    "[law]\nbootstrap = 1": "bootstrap = 1 refits give no interval",
     "[held_out]\ntest_share = 0.0": "held_out.test_share = 0 leaves nothing to measure",
 }
 
@@ -133,6 +136,11 @@ def test_an_attention_that_does_not_exist_is_refused_with_those_that_do(write):
     message = refused(write(MINIMAL + '[score]\nattention = "flash_attention_2"\n'))
     assert "score.attention" in message
     assert "'auto', 'sdpa' or 'eager'" in message
+
+
+def test_adapters_without_the_package_that_makes_them_are_refused_before_anything_runs(write, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert "lora_rank = 4 needs peft, which is not installed" in refused(write(MINIMAL + "[trials]\nlora_rank = 4\n"))
 
 
 def test_a_selection_too_small_to_be_trained_on_is_refused_unless_strategies_have_their_own_tokens(write):

@@ -43,7 +43,7 @@ from ppl_assets.tables import (
 from ppl_assets.trials.assets import current_setting, trial_losses
 from ppl_assets.trials.training import on_trunk
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 """Of forms, fit, uncertainty, optimum and choice."""
 
 NEXT_CODE_VERSION = "2"
@@ -116,7 +116,8 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         chosen = choose(results, how.target, how.sigma)
         corpus = (float(pool.candidates.ppl.mean()), float(pool.candidates.ppl.std()))
         screening = bool(losses["screening"].any())
-        findings = checks(results, chosen, obs, region, noise, corpus, screening)
+        earlier = len(set(obs.runs.tolist()) - set(all_trials(step.snapshot)["trial"]))
+        findings = checks(results, chosen, obs, region, noise, corpus, screening, earlier)
         unused = losses.filter(pl.col("point") > 0).height - len(obs)
         as_good = nearest_as_good(chosen.fit, chosen.optimum, region, corpus)
         rows = law_rows(judged(results, chosen), unused, noise, as_good)
@@ -134,16 +135,15 @@ def _law_result(study: Study, step: Step, commit: Commit) -> dg.MaterializeResul
         "form",
         "link",
         "sigma_kind",
+        "optimum_kind",
         "status",
         "rms_pct",
         "loo_run_pct",
         "loo_regime_pct",
         "loo_median_pct",
         "loo_max_pct",
+        "loo_regime_largest_pct",
         "loo_rank",
-        "largest_median_pct",
-        "aicc_weight",
-        "optimum_kind",
     ]
     metadata: dict[str, object] = {
         "form": f"{best['form']}, {best['link']} link",

@@ -56,6 +56,7 @@ class FormResult:
         aicc_weight: Akaike weight among the forms of its link.
         is_chosen: whether its optimum is the target.
         choice_reason: why it was chosen, or not.
+        chosen_among: number of surface forms that the choice was between; 1 where the study names the form.
         across: of the chosen form, its optimum together with those of the forms within one standard error of it.
     """
 
@@ -68,6 +69,7 @@ class FormResult:
     aicc_weight: float = 0.0
     is_chosen: bool = False
     choice_reason: str = ""
+    chosen_among: int = 1
     across: AcrossForms | None = None
 
     @property
@@ -134,7 +136,8 @@ def fit_all(
     common = obs.subset(obs.loss < obs.base_loss)
     views = {"raw": (common, region)}
     if common.has_logs:
-        views["log"] = (common.in_logs(), SearchRegion.of(common.in_logs()))
+        helpful = common.subset(~np.isin(common.run, obs.harmful_runs))
+        views["log"] = (common.in_logs(), SearchRegion.of(helpful.in_logs()))
     results = []
     for candidate in candidates(common.has_logs):
         seen, where = views[candidate.statistics]
@@ -209,7 +212,8 @@ def choose(results: list[FormResult], target: Target = "best_form", sigma: Sigma
     lead = min(pool, key=_error)
     close = [r for r in pool if r is lead or _is_close(r, lead)]
     chosen = min(close, key=lambda r: (len(r.fit.surface_coefficients), _error(r)))
-    return _marked(chosen, _reason(chosen, lead, close, results, note), pool)
+    among = len({r.fit.form for r in pool if r.fit.form != "d_only"})
+    return replace(_marked(chosen, _reason(chosen, lead, close, results, note), pool), chosen_among=max(among, 1))
 
 
 def judged(results: list[FormResult], chosen: FormResult) -> list[FormResult]:

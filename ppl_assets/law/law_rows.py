@@ -25,8 +25,8 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
 
     Args:
         trial_losses: rows of one setting.
-        regimes: trial and regime of the present design, so that repeats are known; a trial of an earlier design counts
-            as a regime of its own, since places of that design lay elsewhere.
+        regimes: trial and regime of the present design, so that repeats are known; trials of an earlier design are
+            repeats of one place where their names begin alike and their moments agree to three digits.
 
     Raises:
         LawError: no trial has been measured under this setting.
@@ -37,6 +37,8 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
     if used.is_empty():
         raise LawError("no trial has a measurement under the present setting; materialize trial_losses, then fit again")
     regime_of = dict(regimes.select("trial", "regime").iter_rows())
+    ends = used.group_by("trial", maintain_order=True).last().select("trial", "mu", "sigma")
+    earlier = {trial: f"{trial.rsplit('-s', 1)[0]} {mu:.3g} {sigma:.3g}" for trial, mu, sigma in ends.iter_rows()}
     log_mu, log_sigma = _log_moments(used)
     return Observations(
         mu=used["mu"].to_numpy(),
@@ -45,7 +47,7 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
         loss=used["test_loss"].to_numpy(),
         run=used["trial"].to_numpy(),
         base_loss=float(sound.filter(pl.col("point") == 0)["test_loss"].mean()),  # type: ignore[arg-type]
-        regime=np.array([regime_of.get(trial, trial) for trial in used["trial"]]),
+        regime=np.array([regime_of.get(trial, earlier[trial]) for trial in used["trial"]]),
         log_mu=log_mu,
         log_sigma=log_sigma,
     )
@@ -109,6 +111,7 @@ def _law_row(result: FormResult, set_aside: int, noise_pct: float | None, as_goo
         "loo_median_pct": left_out.median_pct,
         "loo_p90_pct": left_out.p90_pct,
         "loo_max_pct": left_out.max_pct,
+        "loo_regime_largest_pct": result.left_regimes.largest_pct,
         "loo_rank": left_out.rank if ranks else None,
         "loo_pairwise": left_out.pairwise_accuracy if ranks else None,
         "largest_median_pct": result.largest.median_pct,

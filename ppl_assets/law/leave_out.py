@@ -68,6 +68,12 @@ class LeaveOneRunOut:
         return 100.0 * float(np.quantile(known, share)) if len(known) else float("nan")
 
     @property
+    def largest_pct(self) -> float:
+        """Root mean square error at the largest token count, where regimes differ most, % of loss."""
+        errors = self.errors[self.tokens >= LARGEST * self.tokens.max(initial=0.0)]
+        return 100.0 * float(np.sqrt(np.mean(errors**2))) if len(errors) else NAN
+
+    @property
     def pairwise_accuracy(self) -> float:
         """Share of pairs of runs whose last losses are ordered as predicted; 0.5 is a coin."""
         last = _last_points(self.run, self.tokens)
@@ -129,6 +135,8 @@ def held_out_largest(
         return HeldOutLargest(last.loss, np.full(len(last), np.nan), NAN, why_not)
     columns = design(shape, how, rest.mu, rest.sigma, rest.tokens, sigma_kind)
     found = solve(columns, rest.loss[None], np.ones((1, len(rest))), how, used.base_loss, huber)
+    if not found.converged[0]:
+        return HeldOutLargest(last.loss, np.full(len(last), np.nan), NAN, "the fit did not come to rest")
     y = design(shape, how, last.mu, last.sigma, last.tokens, sigma_kind) @ found.coefficients[0]
     factor = float(last.tokens.max() / rest.tokens.max())
     return HeldOutLargest(last.loss, how.loss(y, found.floor[0], used.base_loss), factor)
@@ -144,7 +152,7 @@ def leave_one_run_out(
     """Predict every run from a converged fit of all other runs.
 
     Points with L >= L0 are left out for the anchored link, as in ``fit``; ``huber`` is that of the fit.
-    Where the other runs are too few for the form, the errors are nan.
+    Where the other runs are too few for the form, or their fit does not come to rest, the errors are nan.
     """
     shape, how = FORMS[form], LINKS[link]
     used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
@@ -157,6 +165,7 @@ def leave_one_run_out(
         counts = (index[None] != kept[:, None]).astype(float)
         found = solve(columns, np.repeat(used.loss[None], len(kept), 0), counts, how, used.base_loss, huber)
         losses = how.loss(found.coefficients @ columns.T, found.floor[:, None], used.base_loss)
+        losses[~found.converged] = np.nan  # what did not come to rest predicts nothing
         for row, left_out in enumerate(kept):
             predicted[index == left_out] = losses[row, index == left_out]
     return LeaveOneRunOut(used.run, used.tokens, used.loss, predicted)

@@ -4,6 +4,7 @@ Belongs here: the record of the measurements and what can be said without a law.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -139,6 +140,13 @@ class Observations:
         if keep.all():
             raise ObservationError(f"run = {label!r} is not among the {len(self.runs)} runs observed")
         return self.subset(keep)
+
+    @cached_property
+    def harmful_runs(self) -> LabelArray:
+        """[h] runs whose last measured loss is not below the base model's."""
+        last = [np.flatnonzero(self.run == label) for label in self.runs]
+        ends = np.array([rows[np.argmax(self.tokens[rows])] for rows in last], dtype=np.int64)
+        return self.runs[self.loss[ends] >= self.base_loss]
 
     def run_means(self) -> tuple[FloatArray, FloatArray]:
         """[R] geometric means of mu and of sigma over each run's points: where the run lies in the plane."""

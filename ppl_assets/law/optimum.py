@@ -50,7 +50,8 @@ class Optimum:
         predicted_interval: bootstrap percentiles, or the delta method's without a bootstrap; nan with too few runs.
         regret_pct: median over refits of the loss given away by (mu, sigma) against the refit's own best, % of loss.
         regret_bound_pct: its 95 % quantile.
-        range_pct: greatest over least predicted loss in the region, minus one, %.
+        range_pct: greatest over least predicted loss in the region, minus one, %; at the largest measured token count
+            where ``tokens`` is beyond it.
         noise_pct: noise it was compared with, %.
         effect_p: p-value of the surface against tokens only.
         bowl_share: share of refits with a bowl inside the region; nan without a bootstrap.
@@ -156,7 +157,8 @@ class _Evidence:
     @classmethod
     def of(cls, law: LawFit, region: SearchRegion, noise_pct: float | None, tokens: float) -> "_Evidence":
         u, v = region.points
-        losses = law.predict(np.exp(u), np.exp(v), tokens)
+        # A surface fades as D grows, so it is judged where it was measured: the selection may be far longer.
+        losses = law.predict(np.exp(u), np.exp(v), min(tokens, float(law.observations.tokens.max())))
         range_pct = 100.0 * float(losses.max() / losses.min() - 1.0)
         parts = noise_parts(law)
         noise = 100.0 * float(np.hypot(parts.run, parts.point)) if noise_pct is None else noise_pct

@@ -49,8 +49,11 @@ class SearchRegion:
 
     @classmethod
     def of(cls, obs: Observations, inside: Reachable = everywhere) -> "SearchRegion":
-        """The region of these measurements, one point a run."""
-        return cls(*obs.run_means(), inside)
+        """The region of these measurements, one point a run; without runs that ended no better than the base model.
+
+        No form can follow a loss at or above the base model's, so nothing may be promised near such a place.
+        """
+        return cls(*obs.subset(~np.isin(obs.run, obs.harmful_runs)).run_means(), inside)
 
     @cached_property
     def _hull(self) -> ConvexHull | None:

@@ -187,7 +187,8 @@ def budget_problem(study: Study, cost: TrialCost) -> str:
     """
     trials = study.trials
     keys = ["trials.tokens", "trials.points", "regimes.grid"] + ["trials.decay_branches"] * (trials.decay_branches > 0)
-    remedy = f"lower {', '.join(keys)} or regimes.repeats"
+    held_out = "held_out.test_tokens and held_out.general_tokens, "
+    remedy = f"lower {held_out if cost.evaluated > cost.trained else ''}{', '.join(keys)} or regimes.repeats"
     if trials.max_tokens is not None and cost.tokens > trials.max_tokens:
         return (
             f"trials.max_tokens = {trials.max_tokens:,}, but the {cost.trials} trials take {cost.tokens:,} tokens "
