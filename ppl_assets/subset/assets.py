@@ -44,7 +44,7 @@ from ppl_assets.trials.assets import checkpoints, train_subset
 from ppl_assets.trials.recipe import measured_token_counts
 from ppl_assets.trials.training import Setting, full_recipe, study_setting
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Of target, selection, rivals, export and report."""
 
 MOST_OBJECTIVE = 1e-4
