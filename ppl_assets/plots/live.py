@@ -196,7 +196,7 @@ def _paint(
     words += f"predicted <b>@{loss}{{0.000}}</b> nats a token<br>"
     finite = bool(np.isfinite(surface.low[number][surface.inside]).all())
     words += f"interval @low_{number}{{0.000}} to @high_{number}{{0.000}}" if finite else "no interval"
-    plot.add_tools(HoverTool(renderers=[painted], tooltips=words, point_policy="follow_mouse", attachment="vertical"))
+    plot.add_tools(HoverTool(renderers=[painted], tooltips=words, point_policy="follow_mouse", attachment="below"))
     levels = loss_levels(surface.loss[number][surface.inside])
     generator = contourpy.contour_generator(u, v, surface.loss[number])
     lines = [np.asarray(line) for level in levels for line in generator.lines(level)]
@@ -265,9 +265,9 @@ def _marks(plot: Any, marks: Sequence[Mark]) -> None:
 
 
 def _named_hover(drawn: Any) -> HoverTool:
-    """The pointer's text over a named place; it stands beside the surface's own, not on it."""
+    """The pointer's text over a named place: above it, since the surface's own stands below the pointer."""
     words = "<b>@name</b><br>@place<br>@note"
-    return HoverTool(renderers=[drawn], tooltips=words, attachment="horizontal")
+    return HoverTool(renderers=[drawn], tooltips=words, attachment="above")
 
 
 def _places(mu: Sequence[float], sigma: Sequence[float]) -> list[str]:

@@ -52,10 +52,11 @@ def facts(data: "ReportInput", head: Headline, forecasts: list[StrategyForecast]
     """
     row = data.selection.row(0, named=True)
     moments = f"mean {perplexity(row['mu'])} and spread {perplexity(row['sigma'])} of perplexity"
+    export = data.provenance.export or row["export_path"]
     asked = expected(data)
     gain = head.gain(RANDOM)
     return [
-        Fact("Use", f"{row['tokens']:,} tokens", f"{row['chunks']:,} chunks, {moments}, in {row['export_path']}"),
+        Fact("Use", f"{row['tokens']:,} tokens", f"{row['chunks']:,} chunks, {moments}, in {export}"),
         _expected(asked, data.confidence),
         _measured(data, asked),
         *([_gain(gain)] if gain else []),

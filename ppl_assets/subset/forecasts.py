@@ -132,7 +132,9 @@ def _doubts(data: "ReportInput", forecast: Forecast, place: tuple[float, float, 
     doubts = []
     if FULL_TRAINING in failed:
         doubts.append("the trials were a screening with adapters, so it is not a prediction of full training")
-    if failed & set(BELIEVED):
+    if data.fitted_law.filter(pl.col("is_chosen"), pl.col("mu_optimum").is_not_null()).is_empty():
+        doubts.append("the law has no optimum, so it did not decide where the subset sits")
+    elif failed & set(BELIEVED):
         decided = "was asked to decide" if _is_at_optimum(data) else "did not decide"
         doubts.append(
             f"the law {decided} where the subset sits, and is not shown to be better than chance or tokens alone"

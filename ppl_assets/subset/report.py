@@ -42,6 +42,7 @@ class Provenance:
         commands: (what it does, the command or query), in order.
         identifiers: fingerprints and ids by name.
         seconds: wall-clock seconds by stage.
+        export: the subset's folder, from the study file's where it lies below; empty: as the selection has it.
     """
 
     study_file: str
@@ -49,6 +50,7 @@ class Provenance:
     commands: tuple[tuple[str, str], ...] = ()
     identifiers: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    export: str = ""
 
 
 @dataclass(frozen=True)

@@ -113,4 +113,10 @@ def _provenance(study_file: Path, snapshot: Snapshot, selection_id: str) -> Prov
             ("Trace a selected chunk back", f".venv/bin/ppl-assets{f' --study {name}' if option else ''} lineage"),
         ),
         identifiers=identifiers,
+        export=shown_path(Path(snapshot.only_row(SELECTIONS)["export_path"]), study_file.resolve().parent),
     )
+
+
+def shown_path(path: Path, folder: Path) -> str:
+    """The path as a reader of the folder knows it: relative where it lies below."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -63,6 +63,12 @@ def test_the_first_screen_answers_what_how_good_how_sure_and_at_which_price(writ
     assert "1,179,648 tokens 12 runs, 12.0 times the selection; gain over 'matched', which needs none: 0.0" in text
 
 
+def test_the_exports_path_is_said_from_the_study_files_folder_where_it_lies_below():
+    data = report_input()
+    text = body(rendered(without(data, provenance=Provenance("study.toml", export="data/exports/a91c0e77d2"))))
+    assert "of perplexity, in data/exports/a91c0e77d2" in text
+
+
 def test_the_page_asks_nothing_of_any_network(written):
     _, _, page = written
     visible = markup(page)
@@ -262,6 +268,12 @@ def test_a_law_that_did_not_decide_or_was_a_screening_says_so_beside_its_predict
     asked = body(rendered(without(data, findings=tuple(findings[:1]))))
     assert "the law was asked to decide where the subset sits" in asked
     assert "Take the predicted loss with care" not in body(rendered(data))
+
+
+def test_a_law_without_an_optimum_did_not_decide():
+    data = report_input()
+    flat = data.fitted_law.with_columns(mu_optimum=pl.lit(None, pl.Float64), sigma_optimum=pl.lit(None, pl.Float64))
+    assert "the law has no optimum, so it did not decide" in body(rendered(without(data, fitted_law=flat)))
 
 
 def test_a_prediction_beyond_the_trials_is_called_one():

@@ -1,9 +1,11 @@
-"""Which token counts the law's surface is shown at."""
+"""Which token counts the law's surface is shown at, and how a path is said."""
+
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from ppl_assets.subset.report_input import MOST_LAYERS, layer_tokens
+from ppl_assets.subset.report_input import MOST_LAYERS, layer_tokens, shown_path
 from ppl_assets_tests.subset.report_factory import BUDGET, COUNTS, regime_table, trial_table
 
 LOSSES = trial_table(regime_table())
@@ -41,3 +43,8 @@ def test_many_counts_are_thinned_but_first_and_last_stay(points):
 
 def test_before_any_trial_there_is_the_selections_count():
     assert layer_tokens(LOSSES.head(0), BUDGET) == [BUDGET]
+
+
+def test_an_export_below_the_study_is_named_from_there():
+    assert shown_path(Path("/work/team/data/exports/a1"), Path("/work/team")) == str(Path("data/exports/a1"))
+    assert shown_path(Path("/lake/exports/a1"), Path("/work/team")) == str(Path("/lake/exports/a1"))
