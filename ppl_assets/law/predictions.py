@@ -1,21 +1,145 @@
 """What the fitted law says: the chosen one read back, its surface, curves and residuals, and where it may be asked."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
 from ppl_assets.lake import LakeError
-from ppl_assets.law.observations import FloatArray, MaskArray
+from ppl_assets.law.fit import LawFit, fit
+from ppl_assets.law.forms import FORMS
+from ppl_assets.law.law_rows import LawError, observations
+from ppl_assets.law.observations import FloatArray, MaskArray, measured_noise
 from ppl_assets.law.region import Reachable, SearchRegion
 from ppl_assets.law.stored import StoredLaw
-from ppl_assets.plots import CURVE_COLUMNS, RESIDUAL_COLUMNS, LawSurface
+from ppl_assets.law.uncertainty import delta_interval
+from ppl_assets.plots import CURVE_COLUMNS, RESIDUAL_COLUMNS, LawSurface, SurfaceByTokens
 from ppl_assets.regimes.pool import Pool
 from ppl_assets.regimes.reachable import ReachableRegion
 
 SURFACE_POINTS = 81
 """Grid points a side of a drawn surface."""
 
+LIVE_POINTS = 48
+"""Grid points a side of the surface on the page that answers to the pointer: 1,400 cells, 17 kB a token count."""
+
 CURVE_POINTS = 24
 """Points of a drawn curve."""
+
+BESIDE = 0.05
+"""Log units, 5 %, by which a place may lie outside the hull of the trials' means: their prefixes drift by so much."""
+
+SAME_FIT = 1e-6
+"""Relative difference of coefficients up to which a refit is the stored fit: the same losses give 0 on one machine."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted test loss, nats a token.
+
+    Attributes:
+        loss: what the law says.
+        low: lower end of its interval; nan where there is none.
+        high: upper end.
+    """
+
+    loss: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """The chosen law, asked at any place with an interval.
+
+    Attributes:
+        law: its stored numbers.
+        fit: the same fit with the observations it rests on; None where these are not to be had, and no intervals then.
+        confidence: level of the intervals.
+    """
+
+    law: StoredLaw
+    fit: LawFit | None
+    confidence: float = 0.95
+
+    @classmethod
+    def of(
+        cls,
+        fitted_law: pl.DataFrame,
+        trial_losses: pl.DataFrame,
+        regimes: pl.DataFrame,
+        robust: bool = False,
+        confidence: float = 0.95,
+    ) -> "Forecast | None":
+        """Fit the chosen form again: a fit is deterministic, takes 20 ms, and the table keeps no covariance.
+
+        Args:
+            fitted_law: table ``fitted_law``.
+            trial_losses: the rows that it was fitted to. Where they give other numbers than those stored, these are
+                not the rows, and there are no intervals.
+            regimes: trial and regime of the present design.
+            robust: whether it was fitted with Huber's loss.
+            confidence: level of the intervals.
+
+        Returns:
+            None where the chosen fit was refused.
+
+        Raises:
+            LakeError: no row is chosen.
+        """
+        law = chosen_law(fitted_law)
+        if law is None:
+            return None
+        try:
+            obs = observations(trial_losses, regimes)
+        except LawError:
+            return cls(law, None, confidence)
+        common = obs.subset(obs.loss < obs.base_loss)
+        again = fit(common, law.form, law.link, law.sigma_kind, robust, measured_noise(obs))
+        return cls(law, again if again.is_usable and _is_same(again, law) else None, confidence)
+
+    def at(self, mu: float, sigma: float, tokens: float) -> Prediction:
+        """The loss at mean mu, deviation sigma and tokens; nan where there is no spread."""
+        loss, low, high = self.over(np.array([mu]), np.array([sigma]), tokens)
+        return Prediction(float(loss[0]), float(low[0]), float(high[0]))
+
+    def over(self, mu: FloatArray, sigma: FloatArray, tokens: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Loss and both ends of its interval at places [m]."""
+        loss = self.law.predict(mu, sigma, tokens)
+        if self.fit is None:
+            return loss, np.full(loss.shape, np.nan), np.full(loss.shape, np.nan)
+        low, high = delta_interval(self.fit, mu, np.where(sigma > 0, sigma, np.nan), np.array(tokens), self.confidence)
+        return loss, low, high
+
+    def covers(self, mu: float, sigma: float) -> bool:
+        """Whether the trials covered the place, to within ``BESIDE``; the law is a guess elsewhere."""
+        if self.fit is None or sigma <= 0:
+            return False
+        return SearchRegion.of(self.fit.observations).distance(mu, sigma) <= BESIDE
+
+    def tokens_for_same_loss(self, mu: float, sigma: float, tokens: float, rival: tuple[float, float]) -> float | None:
+        """Tokens that a subset with the rival's moments needs for the loss of (mu, sigma) at ``tokens``.
+
+        g(mu, sigma) + aD ln D decides the loss in both links, so it is D exp((g(mu, sigma) - g(rival)) / aD). None
+        where the loss does not fall with tokens, or a place has no spread.
+        """
+        exponent = self.law.coefficients[-1]
+        if exponent <= 0 or sigma <= 0 or rival[1] <= 0:
+            return None
+        places = np.array([(mu, sigma), rival])
+        g = FORMS[self.law.form].columns(places[:, 0], places[:, 1], self.law.sigma_kind) @ np.array(
+            self.law.coefficients[1:-1]
+        )
+        return float(tokens * np.exp((g[0] - g[1]) / exponent))
+
+
+def _is_same(again: LawFit, law: StoredLaw) -> bool:
+    """Whether a refit has the stored numbers."""
+    return bool(
+        np.allclose(again.coefficients, law.coefficients, rtol=SAME_FIT)
+        and np.isclose(again.E, law.floor, rtol=SAME_FIT)
+    )
 
 
 def chosen_law(fitted_law: pl.DataFrame) -> StoredLaw | None:
@@ -59,6 +183,28 @@ def law_surface(law: StoredLaw, trial_losses: pl.DataFrame, tokens: int) -> LawS
     sigma = np.geomspace(corners[:, 1].min(), corners[:, 1].max(), SURFACE_POINTS)
     loss = law.predict(mu[None, :], sigma[:, None], tokens)
     return LawSurface(mu, sigma, loss, corners, tokens, f"{law.form}, {law.link} link")
+
+
+def surface_by_tokens(forecast: Forecast, trial_losses: pl.DataFrame, tokens: Sequence[int]) -> SurfaceByTokens | None:
+    """Predicted loss with its interval on a grid inside the hull of the trials, at several token counts.
+
+    Args:
+        forecast: the chosen law.
+        trial_losses: rows of one setting.
+        tokens: [T] the token counts.
+
+    Returns:
+        None where the trials span no area.
+    """
+    last = _measured(trial_losses).sort("tokens").group_by("trial", maintain_order=True).last()
+    corners = SearchRegion(last["mu"].to_numpy(), last["sigma"].to_numpy()).corners
+    if corners is None:
+        return None
+    mu, sigma = (np.geomspace(c.min(), c.max(), LIVE_POINTS) for c in corners.T)
+    places = [axis.ravel() for axis in np.meshgrid(mu, sigma)]
+    layers = [np.stack(forecast.over(places[0], places[1], count)) for count in tokens]
+    loss, low, high = np.stack(layers, axis=1).reshape(3, len(tokens), len(sigma), len(mu))
+    return SurfaceByTokens(mu, sigma, tuple(tokens), loss, low, high, corners)
 
 
 def law_curves(law: StoredLaw, trial_losses: pl.DataFrame) -> pl.DataFrame:

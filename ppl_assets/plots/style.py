@@ -171,15 +171,20 @@ def plain_text(value: float) -> str:
     return f"{value:,.10g}"
 
 
-def log_axis(axis: Any, low: float, high: float, text: Any = plain_text, most: int = 9) -> None:
-    """Plain-number ticks (1, 2, 5 or 1, 3 or decades) for a logarithmic axis that runs from ``low`` to ``high``."""
+def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
+    """At most about ``most`` round numbers (1, 2, 5 or 1, 3 or decades) from ``low`` to ``high``, both positive."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
         if len(ticks) <= most:
             break
-    axis.set_major_locator(FixedLocator(ticks))
+    return ticks
+
+
+def log_axis(axis: Any, low: float, high: float, text: Any = plain_text, most: int = 9) -> None:
+    """Plain-number ticks for a logarithmic axis that runs from ``low`` to ``high``."""
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 

@@ -1,15 +1,12 @@
 """The fitted law as a surface over mean and deviation of perplexity, no wider than what was tried."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Polygon
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from ppl_assets.plots.grid import PALETTE, LawSurface, in_hull, loss_levels
 from ppl_assets.plots.style import (
     INK,
     MUTED,
@@ -26,42 +23,6 @@ from ppl_assets.plots.style import (
     styled,
     tokens_text,
 )
-
-LEVELS = 9
-_SURFACE = LinearSegmentedColormap.from_list("loss", ["#3f86b5", "#8ab8d4", "#c5dbe7", "#ebf1f4", "#fbf7f0"])
-
-
-@dataclass(frozen=True)
-class LawSurface:
-    """Predicted loss on a grid, at one token count.
-
-    Attributes:
-        mu: [m] mean perplexity, increasing and positive.
-        sigma: [s] standard deviation of perplexity, increasing and positive.
-        loss: [s, m] predicted test loss, nats a token; nan where the law is not asked.
-        hull: [k, 2] corners (mu, sigma) of the region searched: the hull of the trials, k >= 3.
-        tokens: the token count D of the prediction.
-        form: name of the form, for the caption.
-    """
-
-    mu: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    hull: NDArray[np.float64]
-    tokens: int
-    form: str
-
-    def __post_init__(self) -> None:
-        """Refuse a grid that cannot be drawn.
-
-        Raises:
-            ValueError: no loss is finite, or the shape does not fit the axes.
-        """
-        if self.loss.shape != (len(self.sigma), len(self.mu)) or not np.isfinite(self.loss).any():
-            raise ValueError(
-                f"loss of shape {self.loss.shape} is not a finite grid of {len(self.sigma)} deviations "
-                f"by {len(self.mu)} means; give predictions on the grid"
-            )
 
 
 def law_surface(
@@ -95,7 +56,7 @@ def law_surface(
         labels = _marks(axes, law, landscape, selection)
         points = [(float(mu), float(sigma)) for mu, sigma in trials.select("mu", "sigma").iter_rows() if sigma > 0]
         _frame(axes, [*points, *((label.x, label.y) for label in labels), *map(tuple, surface.hull)], size)
-        shades = _contours(axes, surface, size)
+        filled = _contours(axes, surface, size)
         _boundary(axes, reachable)
         if points:
             axes.plot(
@@ -107,16 +68,16 @@ def law_surface(
                 markeredgewidth=0.9,
                 zorder=6,
             )
-        _scale(figure, axes, shades, surface.tokens)
+        _scale(figure, axes, filled, surface.tokens)
         axes.set_xlabel("mean perplexity of the subset (log scale)")
         axes.set_ylabel("standard deviation of perplexity (log scale)")
         place_labels(axes, labels, avoid=[*points, *_interval_points(law)])
         return encode(figure)
 
 
-def _scale(figure: Any, axes: Any, shades: Any, tokens: int) -> None:
+def _scale(figure: Any, axes: Any, filled: Any, tokens: int) -> None:
     """The colour scale, with its unit and token count."""
-    bar = figure.colorbar(shades, ax=axes, shrink=0.75, pad=0.01, aspect=26)
+    bar = figure.colorbar(filled, ax=axes, shrink=0.75, pad=0.01, aspect=26)
     bar.outline.set_visible(False)
     bar.set_label(f"predicted test loss at {tokens_text(tokens)} tokens, nats a token")
     bar.ax.tick_params(length=0)
@@ -126,34 +87,25 @@ def _contours(axes: Any, surface: LawSurface, size: Size) -> Any:
     """Filled contours and thin labelled lines, clipped to the hull."""
     patch = Polygon(surface.hull, closed=True, facecolor="none", edgecolor=INK, linewidth=1.0, zorder=4)
     axes.add_patch(patch)
-    inside = _inside(surface)
+    inside = in_hull(surface.hull, surface.mu, surface.sigma)
     values = np.where(inside, surface.loss, np.nan)
     shown = values[np.isfinite(values)] if np.isfinite(values).any() else surface.loss[np.isfinite(surface.loss)]
-    low, high = float(shown.min()), float(shown.max())
-    levels = MaxNLocator(LEVELS).tick_values(low, max(high, low + 1e-9))
+    levels = loss_levels(shown)
     masked = np.ma.masked_invalid(surface.loss)
-    shades = axes.contourf(surface.mu, surface.sigma, masked, levels=levels, cmap=_SURFACE, extend="max", zorder=1)
+    filled = axes.contourf(surface.mu, surface.sigma, masked, levels=levels, cmap=PALETTE, extend="max", zorder=1)
     lines = axes.contour(
         surface.mu, surface.sigma, masked, levels=levels[1:-1], colors="#5f7f93", linewidths=0.5, zorder=2
     )
-    shades.set_clip_path(patch)
+    filled.set_clip_path(patch)
     lines.set_clip_path(patch)
-    shades.set_clim(levels[0], levels[-1])
+    filled.set_clim(levels[0], levels[-1])
     if size == "page":
         inner = Polygon(np.log(surface.hull), closed=True).get_path()
         for text in axes.clabel(lines, levels=levels[1:-1:2], fmt=plain_text, fontsize=7, colors=MUTED):
             place = np.log(text.get_position()) + np.array([[0.05, 0.0], [-0.05, 0.0], [0.0, 0.05], [0.0, -0.05]])
             if not inner.contains_points(place).all():
                 text.remove()
-    return shades
-
-
-def _inside(surface: LawSurface) -> NDArray[np.bool_]:
-    """[s, m] whether a grid point lies in the hull, on logarithmic axes."""
-    mu, sigma = np.meshgrid(np.log(surface.mu), np.log(surface.sigma))
-    path = Polygon(np.log(surface.hull), closed=True).get_path()
-    inside: NDArray[np.bool_] = path.contains_points(np.column_stack([mu.ravel(), sigma.ravel()])).reshape(mu.shape)
-    return inside
+    return filled
 
 
 def _boundary(axes: Any, reachable: pl.DataFrame) -> None:

@@ -44,7 +44,7 @@ from ppl_assets.tables import (
 )
 from ppl_assets.trials.assets import checkpoints
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Of target, selection, rivals, export and report."""
 
 MOST_OBJECTIVE = 1e-4

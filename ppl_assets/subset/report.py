@@ -14,6 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from ppl_assets import plots
+from ppl_assets.law.predictions import Forecast
+from ppl_assets.plots.live import LiveSurface, Mark, live_surface
 from ppl_assets.subset.report_page import render, summarize
 
 __all__ = ["Finding", "Provenance", "ReportInput", "draw", "summarize", "write_report"]
@@ -40,6 +42,7 @@ class Provenance:
         commands: (what it does, the command or query), in order.
         identifiers: fingerprints and ids by name.
         seconds: wall-clock seconds by stage.
+        export: the subset's folder, from the study file's where it lies below; empty: as the selection has it.
     """
 
     study_file: str
@@ -47,6 +50,7 @@ class Provenance:
     commands: tuple[tuple[str, str], ...] = ()
     identifiers: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    export: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class ReportInput:
         cleaning_counts: ``cleaning_counts``.
         findings: the checks.
         provenance: how to reproduce.
-        surface: predicted loss over the trials' hull; None where no form has an optimum.
+        surface: predicted loss over the trials' hull; None where the trials span no area or there is no law.
+        forecast: the chosen law, asked at any place; None where there is none.
+        layers: ``surface`` with intervals at several token counts, for the page that answers to the pointer.
         curves: chosen form along each trial; columns of ``plots.CURVE_COLUMNS``.
         residuals: fitted and measured loss by form; columns of ``plots.RESIDUAL_COLUMNS``.
         confidence: level of the intervals.
@@ -87,6 +93,8 @@ class ReportInput:
     findings: tuple[Finding, ...]
     provenance: Provenance
     surface: plots.LawSurface | None = None
+    forecast: Forecast | None = None
+    layers: plots.SurfaceByTokens | None = None
     curves: pl.DataFrame = field(default_factory=pl.DataFrame)
     residuals: pl.DataFrame = field(default_factory=pl.DataFrame)
     confidence: float = 0.95
@@ -137,6 +145,29 @@ def draw(data: ReportInput, size: plots.Size = "page") -> dict[str, bytes]:
     return {name: chart() for name, chart in charts.items()}
 
 
+def draw_live(data: ReportInput) -> LiveSurface | None:
+    """The surface that answers to the pointer, as first seen at the selection's tokens; None without predictions."""
+    if data.layers is None:
+        return None
+    return live_surface(data.layers, data.trial_losses, _marks(data), int(data.selection["tokens"][0]))
+
+
+def _marks(data: ReportInput) -> list[Mark]:
+    """The places that a reader wants to compare: optimum, selection, test set, corpus; those that have a spread."""
+    marks = []
+    for row in data.fitted_law.filter(pl.col("is_chosen"), pl.col("sigma_optimum") > 0).iter_rows(named=True):
+        cross = (row["mu_low"], row["mu_high"]), (row["sigma_low"], row["sigma_high"])
+        known = None not in cross[0] and None not in cross[1]
+        note = f"the law's optimum: {plots.words(row['optimum_kind'])}"
+        marks.append(Mark("optimum", row["mu_optimum"], row["sigma_optimum"], note, cross if known else None))
+    for mu, sigma, tokens in data.selection.select("mu", "sigma", "tokens").iter_rows():
+        marks.append(Mark("selection", mu, sigma, f"{tokens:,} tokens"))
+    for scope, name in (("test", "test set"), ("candidates", "corpus")):
+        rows = data.landscape.filter(pl.col("scope") == scope).select("mean", "deviation", "chunks")
+        marks += [Mark(name, mu, sigma, f"{chunks:,} chunks") for mu, sigma, chunks in rows.iter_rows()]
+    return [mark for mark in marks if mark.sigma > 0]
+
+
 def write_report(data: ReportInput, folder: Path) -> Path:
     """Write ``index.html`` (self-contained) and ``plots/*.png``; the page is replaced last and in one step.
 
@@ -149,7 +180,7 @@ def write_report(data: ReportInput, folder: Path) -> Path:
     """
     wide, narrow = draw(data), draw(data, "small")
     images = {name: (_base64(wide[name]), _base64(narrow[name])) for name in wide}
-    page = render(data, images).encode("utf-8")
+    page = render(data, images, draw_live(data)).encode("utf-8")
     shelf = folder / "plots"
     shelf.mkdir(parents=True, exist_ok=True)
     files = {f"{name}.png": png for name, png in wide.items()} | {f"{n}-small.png": png for n, png in narrow.items()}

@@ -1,13 +1,18 @@
 """Everything that the report is made from, read from the lake at one snapshot."""
 
+import math
+import sys
 from collections.abc import Collection
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from ppl_assets.lake import Snapshot
-from ppl_assets.law.predictions import chosen_law, law_curves, law_residuals, law_surface
+from ppl_assets.law.predictions import Forecast, law_curves, law_residuals, law_surface, surface_by_tokens
 from ppl_assets.perplexity.candidates import current_scorer
+from ppl_assets.plots.live import NEAR
 from ppl_assets.regimes.stored import all_trials
 from ppl_assets.study import Study
 from ppl_assets.subset.report import Finding, Provenance, ReportInput
@@ -22,6 +27,9 @@ from ppl_assets.tables import (
     SELECTIONS,
     STRATEGY_LOSSES,
 )
+
+MOST_LAYERS = 8
+"""Token counts that the surface is shown at: 17 kB of the page each."""
 
 
 def report_input(
@@ -38,7 +46,10 @@ def report_input(
     """
     selection_id = str(snapshot.only_row(SELECTIONS)["selection_id"])
     law_table, regimes, selection = snapshot.read(FITTED_LAW), all_trials(snapshot), snapshot.read(SELECTIONS)
-    law = chosen_law(law_table)
+    repeats = regimes.select("trial", "regime")
+    forecast = Forecast.of(law_table, trial_losses, repeats, study.law.robust, study.law.confidence)
+    law = forecast.law if forecast else None
+    layers = layer_tokens(trial_losses, int(selection["tokens"][0]))
     largest = int(trial_losses["tokens"].max() or 1)  # type: ignore[arg-type]
     corpora = {"corpus": study.corpus_partitions()}
     return ReportInput(
@@ -58,10 +69,25 @@ def report_input(
         ),
         provenance=_provenance(study_file, snapshot, selection_id),
         surface=law_surface(law, trial_losses, largest) if law else None,
+        forecast=forecast,
+        layers=surface_by_tokens(forecast, trial_losses, layers) if forecast else None,
         curves=law_curves(law, trial_losses) if law else pl.DataFrame(),
         residuals=law_residuals(law_table, trial_losses),
         confidence=study.law.confidence,
     )
+
+
+def layer_tokens(trial_losses: pl.DataFrame, selected: int) -> list[int]:
+    """Token counts to show the law at, rising: those where trials were measured, and the selection's.
+
+    Counts closer than ``NEAR`` are one; of more than ``MOST_LAYERS`` the first, the last and some between are kept.
+    """
+    measured = trial_losses.filter(pl.col("point") > 0, ~pl.col("is_warmup")).group_by("point")
+    counts = sorted({int(count) for count in measured.agg(pl.col("tokens").median())["tokens"]})
+    layers = [count for count in counts if abs(math.log(count / selected)) > NEAR]
+    layers = [here for here, after in pairwise([*layers, sys.maxsize]) if after > here * (1 + NEAR)]
+    keep = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MOST_LAYERS - 1)).round().astype(int))
+    return sorted([*(layers[place] for place in keep), selected])
 
 
 def _provenance(study_file: Path, snapshot: Snapshot, selection_id: str) -> Provenance:
@@ -87,4 +113,10 @@ def _provenance(study_file: Path, snapshot: Snapshot, selection_id: str) -> Prov
             ("Trace a selected chunk back", f".venv/bin/ppl-assets{f' --study {name}' if option else ''} lineage"),
         ),
         identifiers=identifiers,
+        export=shown_path(Path(snapshot.only_row(SELECTIONS)["export_path"]), study_file.resolve().parent),
     )
+
+
+def shown_path(path: Path, folder: Path) -> str:
+    """The path as a reader of the folder knows it: relative where it lies below."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

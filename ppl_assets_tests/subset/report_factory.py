@@ -6,6 +6,9 @@ import math
 import numpy as np
 import polars as pl
 
+from ppl_assets.law.fit import fit
+from ppl_assets.law.law_rows import observations
+from ppl_assets.law.predictions import Forecast, surface_by_tokens
 from ppl_assets.plots import LawSurface
 from ppl_assets.subset.report import Finding, Provenance, ReportInput
 from ppl_assets.tables import TABLES
@@ -146,6 +149,18 @@ def law_table() -> pl.DataFrame:
     return table("fitted_law", rows)
 
 
+def with_numbers(law: pl.DataFrame, trials: pl.DataFrame, regimes: pl.DataFrame) -> pl.DataFrame:
+    """The law's rows with the chosen form's own numbers, fitted to these trials."""
+    obs = observations(trials, regimes)
+    found = fit(obs.subset(obs.loss < obs.base_loss), "quadratic", "anchored")
+    numbers = {
+        "base_loss": pl.lit(BASE_LOSS), "floor_loss": pl.lit(found.E),
+        "coefficients": pl.lit(found.coefficients.tolist()), "coefficient_names": pl.lit(list(found.names)),
+    }  # fmt: skip
+    chosen = pl.col("is_chosen")
+    return law.with_columns(**{name: pl.when(chosen).then(value).otherwise(name) for name, value in numbers.items()})
+
+
 def strategy_table(offsets: dict[str, float], seeds: int = 3) -> pl.DataFrame:
     """Strategies whose final loss lies ``offsets`` above the selection's 5.57, paired by seed."""
     rng = np.random.default_rng(11)
@@ -257,6 +272,9 @@ def report_input(offsets: dict[str, float] | None = None, seeds: int = 3, corpus
     regimes = regime_table()
     trials = trial_table(regimes)
     curves, residuals = predictions(regimes, trials)
+    law = with_numbers(law_table(), trials, regimes)
+    forecast = Forecast.of(law, trials, regimes)
+    assert forecast is not None
     return ReportInput(
         study="docstrings",
         base_model=table("base_model", [{
@@ -270,7 +288,7 @@ def report_input(offsets: dict[str, float] | None = None, seeds: int = 3, corpus
         reachable=reachable_table(),
         regimes=regimes,
         trial_losses=trials,
-        fitted_law=law_table(),
+        fitted_law=law,
         selection=selection_table(),
         strategy_losses=strategy_table(offsets, seeds),
         cleaning_counts=cleaning_table(corpus),
@@ -280,6 +298,8 @@ def report_input(offsets: dict[str, float] | None = None, seeds: int = 3, corpus
             Finding("target_reached", passed=True, sentence="Mean and spread are within 0.01 % of the target."),
         ),
         surface=surface(),
+        forecast=forecast,
+        layers=surface_by_tokens(forecast, trials, [int(COUNTS[2]), BUDGET]),
         curves=curves,
         residuals=residuals,
         provenance=Provenance(
