@@ -21,8 +21,8 @@ from ppl_assets.perplexity.stored import content_versions, stored_base_model, st
 from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import selection_tokens
 from ppl_assets.regimes.cost import measured_prefixes
+from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import Pool, read_pool
-from ppl_assets.regimes.sampler import Target
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import draw, ordered
@@ -44,7 +44,7 @@ from ppl_assets.trials.assets import checkpoints, train_subset
 from ppl_assets.trials.recipe import measured_token_counts
 from ppl_assets.trials.training import Setting, full_recipe, study_setting
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Of target, selection, rivals, export and report."""
 
 MOST_OBJECTIVE = 1e-4

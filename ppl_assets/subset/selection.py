@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ppl_assets.regimes.candidates import Candidates, SelectionError
+from ppl_assets.regimes.drawn import Drawn, Target, describe
 from ppl_assets.regimes.quotas import require_budget
-from ppl_assets.regimes.sampler import Drawn, Target, describe, draw_tilt
+from ppl_assets.regimes.sampler import draw_tilt
 from ppl_assets.subset import rivals
 from ppl_assets.subset.greedy import greedy_dos
 
@@ -65,4 +66,4 @@ def select(
             f"{name} with a budget of {target.tokens} tokens takes no chunk: its first choice is longer than that; "
             f"give at least {candidates.longest} tokens"
         )
-    return describe(candidates, index, target, status=method)
+    return describe(candidates, candidates.members(index), target, status=method)
