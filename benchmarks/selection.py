@@ -6,29 +6,30 @@
 Scores: log-normal, and one chunk in a hundred from a Pareto tail with infinite variance (exponent 1.5), so that a few
 chunks hold most of the corpus' variance. Lengths: 512 tokens in seven chunks of ten, else 32 to 512. Budget: a tenth of
 the tokens. Three targets: near the corpus' body, one that needs the tail, one that leaves it out. What is timed is the
-whole of ``select``, from arrays (10^7) or a Parquet file (10^8) to the described subset; making the scores is not.
-The 10^8 chunks are drawn in a process of its own, whose peak resident memory is reported.
+whole of ``select``, from arrays (10^7) or an Arrow file (10^8) to the described subset; making the scores is not.
+Elapsed seconds grow with what else the machine does (its load is recorded), seconds of the processor hardly do. The
+10^8 chunks are drawn in a process of its own, whose peak resident memory is reported.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.environment import device_name, note, print_figures, versions
 from ppl_assets.regimes.candidates import Candidates, ChunkSource
 from ppl_assets.regimes.drawn import Drawn, Target
 from ppl_assets.regimes.ordering import prefix_order
-from ppl_assets.regimes.pool import stored_candidates
+from ppl_assets.regimes.pool import BATCH_ROWS, NUMBERS, stored_candidates
 from ppl_assets.subset.greedy import Objective, greedy_dos
 from ppl_assets.subset.selection import select
 from ppl_assets_tests.subset.test_greedy import greedy_bruteforce
@@ -71,38 +72,45 @@ def scaled_objective(drawn: Drawn) -> float:
 
 def in_memory(count: int, repeats: int) -> dict[str, Any]:
     """Seconds and distances of draws from arrays: the worst target's median, every target's beside it."""
-    given, seconds, worst = scores(count, 0), {}, 0.0
+    given, seconds, cpu, worst = scores(count, 0), {}, {}, 0.0
     for name in TARGETS:
-        times = []
+        times: list[float] = []
+        cpu_times: list[float] = []
         for seed in range(repeats):
-            begun = time.perf_counter()
+            begun, cpu_begun = time.perf_counter(), time.process_time()
             candidates = Candidates(*given)
             drawn = select("tilt", candidates, target(name, candidates), seed=seed)
             times.append(time.perf_counter() - begun)
+            cpu_times.append(time.process_time() - cpu_begun)
             worst = max(worst, scaled_objective(drawn))
             note(f"{count:,} chunks, {name}: {times[-1]:.2f} s, {drawn.message}")
-        seconds[name] = float(np.median(times))
-    return {"seconds": max(seconds.values()), "seconds_by_target": seconds, "J_scaled": worst}
+        seconds[name], cpu[name] = float(np.median(times)), float(np.median(cpu_times))
+    return {
+        "seconds": max(seconds.values()),
+        "seconds_by_target": seconds,
+        "cpu_seconds_by_target": cpu,
+        "J_scaled": worst,
+    }
 
 
 def write_scores(file: Path, count: int) -> None:
     """Scores as a stored pool has them, without the names of the chunks."""
-    schema = pa.schema([("ppl", pa.float64()), ("n_tokens", pa.int64()), ("key", pa.uint64())])
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-        for seed in range(-(-count // 1_000_000)):
-            part = scores(min(1_000_000, count - seed * 1_000_000), seed)
-            writer.write_batch(pa.record_batch([part.ppl, part.tokens, part.key], schema=schema))
+    with pa.ipc.new_file(str(file), NUMBERS) as writer:
+        for seed in range(-(-count // BATCH_ROWS)):
+            part = scores(min(BATCH_ROWS, count - seed * BATCH_ROWS), seed)
+            writer.write_batch(pa.record_batch([part.ppl, part.tokens.astype(np.int32), part.key], schema=NUMBERS))
 
 
 def from_file(file: Path, name: str, *, with_order: bool) -> dict[str, Any]:
     """Seconds and peak memory of a draw from a file; meant for a process of its own."""
     idle = _peak_gib()
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     candidates = stored_candidates(file, MEMORY_GIB)
     drawn = select("tilt", candidates, target(name, candidates), seed=0)
     seconds, peak = time.perf_counter() - begun, _peak_gib()
     note(f"{candidates.count:,} chunks, {name}: {seconds:.1f} s, {peak:.2f} GiB, {drawn.message}")
-    found = {"seconds": seconds, "peak_gib": peak, "idle_gib": idle, "J_scaled": scaled_objective(drawn)}
+    found = {"seconds": seconds, "cpu_seconds": time.process_time() - cpu_begun, "peak_gib": peak, "idle_gib": idle}
+    found["J_scaled"] = scaled_objective(drawn)
     if with_order:
         begun = time.perf_counter()
         prefixes = np.geomspace(drawn.tokens / 16, drawn.tokens, 6).astype(int).tolist()
@@ -120,14 +128,14 @@ def out_of_core(count: int) -> dict[str, Any]:
     """Draws from a file, each target in a process of its own; the largest seconds, memory and distance."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "scores.parquet"
+        file = Path(folder) / "scores.arrow"
         write_scores(file, count)
         for name in TARGETS:
             command = [sys.executable, "-m", "benchmarks.selection", "--file", str(file), "--target", name]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - this program
             found[name] = json.loads(done.stdout)
     worst: dict[str, Any] = {
-        key: max(row[key] for row in found.values()) for key in ("seconds", "peak_gib", "J_scaled")
+        key: max(row[key] for row in found.values()) for key in ("seconds", "cpu_seconds", "peak_gib", "J_scaled")
     }
     ordered = {key: value for row in found.values() for key, value in row.items() if key.startswith("order_")}
     return worst | ordered | {"seconds_by_target": {name: row["seconds"] for name, row in found.items()}}
@@ -154,7 +162,7 @@ def picks_are_those_of_bruteforce(cases: int) -> bool:
         keys = draw.integers(0, 2**63, count).astype(np.uint64)
         candidates = Candidates(np.ceil(ppl) if case % 2 else ppl, tokens, keys)
         goal = Target(float(draw.uniform(5, 40)), float(draw.uniform(1, 30)), int(draw.integers(4, 4 * count + 5)))
-        kind = ("relative", "paper")[case // 2 % 2]
+        kind: Literal["relative", "paper"] = "paper" if case // 2 % 2 else "relative"
         rule = Objective.of(goal, kind, 1.0, 1.0)
         if greedy_dos(candidates, goal, case, objective=kind).tolist() != greedy_bruteforce(
             candidates, goal, case, rule
@@ -191,6 +199,7 @@ def kept(count: int) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     figures: dict[str, Any] = {"device": device_name("cpu"), "versions": versions(), "share": SHARE, "targets": TARGETS}
+    figures |= {"cores": os.cpu_count(), "load_average_before": os.getloadavg()[0]}
     large = in_memory(10**7, 1 if arguments.quick else 3)
     figures |= {f"{key}_1e7": value for key, value in large.items()}
     figures |= {f"{key}_1e8": value for key, value in out_of_core(10**7 if arguments.quick else 10**8).items()}

@@ -38,7 +38,7 @@ class OrderedMembers:
 
     Attributes:
         drawn: what was drawn and what it reached.
-        index: int64 [n], row numbers in the pool's file, in training order.
+        index: int64 [n], row numbers in the pool, in training order.
         subset_hash: of the chunks' keys in this order.
     """
 
@@ -72,12 +72,12 @@ def member_batches(
     Args:
         snapshot: where the chunks' documents and files are looked up.
         pool: the pool that was drawn from.
-        index: row numbers in its file, in training order.
+        index: row numbers in it, in training order.
         selection_id: of the selection.
         scorer_id: of the scorer that measured the perplexities.
     """
-    with tempfile.TemporaryDirectory(prefix="picks-", dir=pool.file.parent) as place:
+    with tempfile.TemporaryDirectory(prefix="picks-", dir=pool.names.parent) as place:
         picks = Path(place) / "picks.parquet"
         pq.write_table(pa.table({"rank": np.arange(index.size), "row_number": index}), picks)
-        names = {"selection_id": selection_id, "scorer_id": scorer_id, "picks": str(picks), "pool": str(pool.file)}
+        names = {"selection_id": selection_id, "scorer_id": scorer_id, "picks": str(picks), "pool": str(pool.names)}
         yield from snapshot.stream(_MEMBERS, (CHUNKS,), names, batch_rows=BATCH_ROWS)
