@@ -122,6 +122,14 @@ def in_hash_order(chunks: Members, seed: int) -> Members:
     return chunks.take(np.argsort(hashed(chunks.key, seed)))
 
 
+def _merged(ordered: Members, few: Members, seed: int) -> Members:
+    """Chunks in the order of their hash with few others put in their places."""
+    few = in_hash_order(few, seed)
+    places = np.searchsorted(hashed(ordered.key, seed), hashed(few.key, seed))
+    names = ("index", "ppl", "tokens", "key")
+    return Members(*(np.insert(getattr(ordered, name), places, getattr(few, name)) for name in names))
+
+
 def at_budget(plan: Plan, budget: int) -> Choice:
     """The chunks of least priority by quota, less the least or plus the most wanted until the tokens fit the budget.
 
@@ -130,9 +138,7 @@ def at_budget(plan: Plan, budget: int) -> Choice:
     for deviations in WIDTHS:
         widths = plan.widths(deviations)
         sure, near = _compared(plan, widths)
-        priority = plan.priority(near)
-        order = np.argsort(priority, kind="stable")
-        near, priority = near.take(order), priority[order]
+        near, priority = _most_wanted_first(plan, near)
         limit = float(widths.min())
         chosen = _by_quota(plan, sure, near, limit)
         if chosen is not None and _fits(chosen, priority, near.tokens, budget - int(sure.tokens.sum()), limit):
@@ -141,7 +147,7 @@ def at_budget(plan: Plan, budget: int) -> Choice:
 
 
 def _compared(plan: Plan, widths: FloatArray) -> tuple[Members, Members]:
-    """One pass over all chunks: members that are sure, and chunks held open; both in the order of their hash."""
+    """One pass over all chunks: members that are sure, in the order of their hash; and chunks held open, in none."""
     width = widths[plan.stratum]
     # A chunk is wanted where its hash, read as a number in (0, 1), is below the probability; the last bin is nobody's.
     lower = np.append(_as_bits(expit(plan.logit - width)), np.uint64(0))
@@ -157,7 +163,16 @@ def _compared(plan: Plan, widths: FloatArray) -> tuple[Members, Members]:
             taken = np.flatnonzero(mask)
             tokens = block.tokens[taken].astype(np.int64, copy=False)
             parts.append(Members(taken + block.start, block.ppl[taken], tokens, block.key[taken]))
-    return in_hash_order(Members.joined(sure), plan.seed), in_hash_order(Members.joined(near), plan.seed)
+    return in_hash_order(Members.joined(sure), plan.seed), Members.joined(near)
+
+
+def _most_wanted_first(plan: Plan, chunks: Members) -> tuple[Members, FloatArray]:
+    """The chunks in ascending order of priority, ties by hash; and their priorities."""
+    priority = plan.priority(chunks)
+    order = np.argsort(priority)
+    if (np.diff(priority[order]) == 0).any():
+        order = np.lexsort((hashed(chunks.key, plan.seed), priority))
+    return chunks.take(order), priority[order]
 
 
 def _as_bits(share: FloatArray) -> NDArray[np.uint64]:
@@ -209,8 +224,8 @@ def _fits(chosen: Mask, priority: FloatArray, tokens: IntArray, budget: int, lim
     return True
 
 
-def on_target(choice: Choice, aim: tuple[float, float], window: tuple[int, int]) -> tuple[Members, int]:
-    """The members after exchanges that bring their moments to the aim, and the number of exchanges.
+def on_target(choice: Choice, aim: tuple[float, float], window: tuple[int, int], seed: int) -> tuple[Members, int]:
+    """The members after exchanges that bring their moments to the aim, in hash order, and the number of exchanges.
 
     Marginal chunks are tried first, so that exchanges touch what a slightly other budget would have touched too.
 
@@ -218,19 +233,21 @@ def on_target(choice: Choice, aim: tuple[float, float], window: tuple[int, int])
         choice: the subset before.
         aim: mean and deviation of perplexity.
         window: tokens stay above the first and at most the second number.
+        seed: of the hash.
     """
-    inner = Members.joined([choice.near.take(np.flatnonzero(choice.chosen)[::-1]), choice.sure])
+    near = choice.near.take(np.flatnonzero(choice.chosen)[::-1])
     outer = choice.near.take(~choice.chosen)
-    u = (inner.ppl - aim[0]) / aim[1]
+    u = (np.concatenate([near.ppl, choice.sure.ppl]) - aim[0]) / aim[1]
     moving = _in_play(u)
-    fixed = Sums.of(u[~moving], inner.tokens[~moving])
+    fixed = Sums.of(u[~moving], np.concatenate([near.tokens, choice.sure.tokens])[~moving])
+    of_near, of_sure = moving[: near.index.size], moving[near.index.size :]
     coming = outer.take(_in_play((outer.ppl - aim[0]) / aim[1]))
-    size = int(moving.sum())
-    pool = Members.joined([inner.take(moving), coming])
-    places = np.arange(pool.index.size)
+    pool = Members.joined([near.take(of_near), choice.sure.take(of_sure), coming])
+    places, size = np.arange(pool.index.size), int(moving.sum())
     u = (pool.ppl - aim[0]) / aim[1]
     split = refine(u, pool.tokens, places[:size], places[size:], fixed=fixed, window=window)
-    return Members.joined([inner.take(~moving), pool.take(split.inner)]), split.swaps
+    few = Members.joined([near.take(~of_near), pool.take(split.inner)])
+    return _merged(choice.sure.take(~of_sure), few, seed), split.swaps
 
 
 def _in_play(u: FloatArray) -> Mask:

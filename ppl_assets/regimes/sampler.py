@@ -66,12 +66,14 @@ def _drawn_by_tilt(candidates: ChunkSource, target: Target, seed: int) -> Drawn:
     bins = Bins.of(allowed, aim_mu, aim_sigma)
     tilt = solve_tilt(bins, candidates.count * budget / candidates.total_tokens, budget)
     plan = Plan.of(candidates, bins, tilt.inclusion, seed, first_atom=begin)
-    members, swaps = on_target(at_budget(plan, budget), (aim_mu, aim_sigma), (budget - candidates.longest, budget))
+    members, swaps = on_target(
+        at_budget(plan, budget), (aim_mu, aim_sigma), (budget - candidates.longest, budget), seed
+    )
     if not members.index.size:
         return describe(candidates, _nearest_chunk(candidates, target, seed), target, status="single")
     return describe(
         candidates,
-        in_hash_order(members, seed),
+        members,
         target,
         status="tilt" if tilt.is_solved else "tilt_boundary",
         aim=(aim_mu, aim_sigma),
