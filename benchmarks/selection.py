@@ -101,7 +101,7 @@ def write_scores(file: Path, count: int) -> None:
             writer.write_batch(pa.record_batch([part.ppl, part.tokens.astype(np.int32), part.key], schema=NUMBERS))
 
 
-def from_file(file: Path, name: str, *, with_order: bool) -> dict[str, Any]:
+def from_file(file: Path, name: str, with_order: bool) -> dict[str, Any]:
     """Seconds and peak memory of a draw from a file; meant for a process of its own."""
     idle = _peak_gib()
     begun, cpu_begun = time.perf_counter(), time.process_time()
@@ -137,8 +137,7 @@ def out_of_core(count: int) -> dict[str, Any]:
     worst: dict[str, Any] = {
         key: max(row[key] for row in found.values()) for key in ("seconds", "cpu_seconds", "peak_gib", "J_scaled")
     }
-    ordered = {key: value for row in found.values() for key, value in row.items() if key.startswith("order_")}
-    return worst | ordered | {"seconds_by_target": {name: row["seconds"] for name, row in found.items()}}
+    return worst | {"seconds_by_target": {name: row["seconds"] for name, row in found.items()}}
 
 
 def kl_ratio(count: int) -> dict[str, Any]:
@@ -215,9 +214,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--file", type=Path, help="draw from this file alone; what the benchmark does in a process")
     parser.add_argument("--target", choices=TARGETS, default="body", help="target of --file")
+    parser.add_argument("--order", action="store_true", help="time the training order of --file's subset too")
     arguments = parser.parse_args()
     if arguments.file:
-        print_figures(from_file(arguments.file, arguments.target, with_order=arguments.target == "body"), as_json=True)
+        print_figures(from_file(arguments.file, arguments.target, arguments.order), as_json=True)
     else:
         print_figures(measure(arguments), arguments.json)
 

@@ -3,7 +3,7 @@
 Quotas a stratum of perplexity by cumulative rounding; within a stratum the chunks of least priority, which is nearly
 Pareto sampling (Rosen 1997): the smallest odds ratios of a hash to the probability. The priority at which a stratum's
 quota is full lies near 0, so one pass decides all but a few chunks by comparing their hash with two thresholds a bin,
-and only those in between are sorted. The result is that of sorting them all.
+and only those in between are sorted. The choice is that of sorting them all; exchanges look at what is held open.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ IN_PLAY = 1 << 18
 """Chunks of either side that exchanges may touch, those nearest to their threshold first, beside the FAR_RANKS farthest
 from the mean: more than all pools of one refinement together look at."""
 
-WIDTHS = (6.0, 24.0, np.inf)
-"""Deviations of a stratum's threshold within which chunks are held open; wider ones where that did not do."""
+WIDTHS = (6.0, 24.0, 96.0, np.inf)
+"""Deviations of a stratum's threshold within which chunks are held open; the wider ones where that did not do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Plan:
         stratum = np.unique(begun // STRATUM_CHUNKS, return_inverse=True)[1].astype(np.int64)
         odds = np.clip(inclusion, 1e-12, 1 - 1e-12)
         strata = int(stratum[-1]) + 1
-        expected = sums_by(stratum, bins.chunks * inclusion, strata)
+        expected, sizes = (sums_by(stratum, terms, strata) for terms in (bins.chunks * inclusion, bins.chunks))
         outside = np.argsort(-np.abs(bins.first / bins.chunks), kind="stable")
         reached = np.cumsum((bins.chunks * (1 - inclusion))[outside])
         is_far = np.zeros(count, bool)
@@ -81,15 +81,19 @@ class Plan:
             np.log(odds / (1 - odds)),
             sums_by(stratum, bins.chunks * odds * (1 - odds), strata),
             stratum,
-            quotas_of(expected, offset=float(hashed_uniforms(np.zeros(1, np.uint64), seed)[0])),
+            quotas_of(expected, sizes, offset=float(hashed_uniforms(np.zeros(1, np.uint64), seed)[0])),
             is_far,
             seed,
         )
 
     def widths(self, deviations: float) -> FloatArray:
-        """Log odds around 0 within which a stratum's chunks are held open, [S]; all of them in a small stratum."""
-        small = self.spread <= deviations**2
-        return np.where(small, np.inf, deviations / np.sqrt(np.where(small, 1.0, self.spread)))
+        """Log odds around 0 within which a stratum's chunks are held open, [S].
+
+        Near 0 the numbers drawn and not drawn change by the spread v per unit, beyond by e to the distance: within
+        log(1 + w / sqrt(v) + w^2 / v) lie w deviations of their sum, and w^2 chunks where v is small.
+        """
+        share = deviations / np.sqrt(self.spread)
+        return np.log1p(share + share * share)
 
     def priority(self, chunks: Members) -> FloatArray:
         """Log odds of the hash less those of the bin, [n]."""

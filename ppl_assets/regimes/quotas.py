@@ -12,17 +12,18 @@ STRATUM_CHUNKS = 48
 """Least chunks a stratum: with 16, rounding the quotas moved 7 % of the picks as a 10 % budget grew by half."""
 
 
-def quotas_of(expected: FloatArray, *, offset: float) -> IntArray:
-    """Whole numbers that follow the expected ones within one, by cumulative rounding, int64 [S].
+def quotas_of(expected: FloatArray, sizes: FloatArray, *, offset: float) -> IntArray:
+    """Whole numbers that follow the expected ones within one, by cumulative rounding, int64 [S]; at most the sizes.
 
     Args:
         expected: float [S], expected members of each stratum; at most its size.
+        sizes: float [S], chunks of each stratum.
         offset: start of the rounding, in [0, 1).
     """
     total = round(float(expected.sum()))
     ends = np.minimum(np.floor(np.cumsum(expected) + offset + 1e-9), total)
     ends[-1] = total
-    return np.diff(ends, prepend=0).astype(np.int64)
+    return np.minimum(np.diff(ends, prepend=0), sizes).astype(np.int64)
 
 
 def fill_budget(candidates: Candidates, order: IntArray, budget: int) -> IntArray:
