@@ -9,6 +9,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,16 @@ class Lake:
                 self._connection = self._connect()
             return self._connection.cursor()
 
+    @contextmanager
+    def memory(self, gib: float) -> Iterator[None]:
+        """Queries of this process take at most this much memory meanwhile; what does not fit goes to ``staging``."""
+        with self.cursor() as cursor:
+            cursor.execute(f"SET memory_limit = '{gib:.6f} GiB'")
+            try:
+                yield
+            finally:
+                cursor.execute("RESET memory_limit")
+
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
         with self._lock:
@@ -376,7 +387,10 @@ class Lake:
             Path(self.catalog.removeprefix("sqlite:")).parent.mkdir(parents=True, exist_ok=True)
         if "://" not in self.tables:
             Path(self.tables).mkdir(parents=True, exist_ok=True)
-        connection = duckdb.connect(config={"threads": 2, "preserve_insertion_order": True})
+        self.staging.mkdir(parents=True, exist_ok=True)
+        connection = duckdb.connect(
+            config={"threads": 2, "preserve_insertion_order": True, "temp_directory": str(self.staging / "spilled")}
+        )
         try:
             for statement in self.attach_statements():
                 connection.execute(statement)

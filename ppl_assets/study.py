@@ -307,6 +307,16 @@ class SelectionSection(Section):
         ),
     )
 
+    memory_gib: float = Field(
+        4.0,
+        gt=0,
+        exclude=True,  # it moves no result, so it belongs to no fingerprint
+        description=(
+            "Memory for drawing the final subset, GiB: half for its candidates, which are read in batches where they "
+            "take more (24 bytes each), half for DuckDB, which spills to disk. The subset is the same."
+        ),
+    )
+
     @model_validator(mode="after")
     def _one_budget(self) -> "SelectionSection":
         if (self.tokens is None) == (self.share is None):

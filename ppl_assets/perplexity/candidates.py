@@ -4,9 +4,10 @@ Belongs here: the queries that join scores with chunks. Every later stage asks h
 selection speak of the same chunks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
+import pyarrow as pa
 
 from ppl_assets.lake import Snapshot
 from ppl_assets.tables import CHUNKS, PERPLEXITY_LANDSCAPE, PERPLEXITY_SCORES
@@ -19,9 +20,14 @@ JOIN {chunks} AS c ON c.chunk_id = s.chunk_id AND c.corpus = s.corpus
 WHERE s.scorer_id = $scorer AND c.split = $split AND list_contains($corpora, s.corpus)
   AND ($split <> 'candidate' OR s.chunk_id NOT IN (SELECT chunk_id FROM {chunks} WHERE split <> 'candidate'))
 GROUP BY s.chunk_id
-ORDER BY s.chunk_id
 """
 """A chunk that several corpora hold counts once, under the first of their names; one that the test set holds, never."""
+
+_SELECTABLE = f"""
+SELECT chunk_id, corpus, n_tokens, ppl, ('0x' || left(chunk_id, 16))::UBIGINT AS key FROM ({_SCORED})
+WHERE status = 'ok' AND ppl BETWEEN $fence_low AND $fence_high
+"""  # noqa: S608 - the query above
+"""With the key that every random choice is a hash of: the first 64 bits of the chunk's id."""
 
 
 def scored_chunks(snapshot: Snapshot, corpora: Sequence[str], scorer_id: str, split: str) -> pl.DataFrame:
@@ -37,7 +43,7 @@ def scored_chunks(snapshot: Snapshot, corpora: Sequence[str], scorer_id: str, sp
         chunk_id, corpus, n_tokens, ppl, log_ppl (null where not scored), status, copies; sorted by chunk_id.
     """
     parameters = {"scorer": scorer_id, "split": split, "corpora": list(corpora)}
-    return snapshot.query(_SCORED, (PERPLEXITY_SCORES, CHUNKS), parameters)
+    return snapshot.query(f"{_SCORED} ORDER BY chunk_id", (PERPLEXITY_SCORES, CHUNKS), parameters)
 
 
 def current_scorer(snapshot: Snapshot) -> str:
@@ -46,7 +52,18 @@ def current_scorer(snapshot: Snapshot) -> str:
 
 
 def selectable_chunks(snapshot: Snapshot, corpora: Sequence[str]) -> pl.DataFrame:
-    """Candidate chunks inside the landscape's fence; columns of :func:`scored_chunks`."""
-    fence = snapshot.only_row(PERPLEXITY_LANDSCAPE, {"scope": "candidates"})
-    chunks = scored_chunks(snapshot, corpora, fence["scorer_id"], "candidate")
-    return chunks.filter((pl.col("status") == "ok") & pl.col("ppl").is_between(fence["fence_low"], fence["fence_high"]))
+    """Candidate chunks inside the landscape's fence: chunk_id, corpus, n_tokens, ppl, key; sorted by chunk_id."""
+    sql = f"{_SELECTABLE} ORDER BY chunk_id"
+    return snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), _selectable_parameters(snapshot, corpora))
+
+
+def selectable_batches(snapshot: Snapshot, corpora: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of :func:`selectable_chunks` in batches and in no order: they need not fit into memory."""
+    parameters = _selectable_parameters(snapshot, corpora)
+    return snapshot.stream(_SELECTABLE, (PERPLEXITY_SCORES, CHUNKS), parameters, batch_rows)
+
+
+def _selectable_parameters(snapshot: Snapshot, corpora: Sequence[str]) -> dict[str, object]:
+    landscape = snapshot.only_row(PERPLEXITY_LANDSCAPE, {"scope": "candidates"})
+    fence = {name: landscape[name] for name in ("fence_low", "fence_high")}
+    return {"scorer": landscape["scorer_id"], "split": "candidate", "corpora": list(corpora), **fence}

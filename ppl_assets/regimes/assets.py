@@ -24,7 +24,7 @@ from ppl_assets.tables import (
     REGIMES,
 )
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Of the design and the sampler."""
 
 OUTLINE_POINTS = 80

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, KeyArray, SelectionError
+from ppl_assets.regimes.candidates import Candidates, SelectionError
+from ppl_assets.regimes.distribution import FloatArray, IntArray, KeyArray
+from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.ordering import prefix_order, steady_tokens
 from ppl_assets.regimes.reachable import ReachableRegion
-from ppl_assets.regimes.sampler import Target, draw_tilt
+from ppl_assets.regimes.sampler import draw_tilt
 
 PLAUSIBLE = (0.08, 0.92)
 """Grid means lie between those of bands centred at these quantiles: beyond, a few percent of the corpus are left."""
@@ -226,9 +228,10 @@ def _deviations(region: ReachableRegion, mu: float, levels: int, inside: float) 
 
 def _greatest_deviation(region: ReachableRegion, mu: float, low: float, high: float) -> float:
     """Greatest deviation at a mean that chunks within FARTHEST deviations of it reach, by bisection in ln sigma."""
-    ranked = region.candidates.sorted_ppl
-    thinned = ranked[np.linspace(0, ranked.size - 1, min(ranked.size, DESIGN_CHUNKS)).round().astype(np.int64)]
-    wanted = region.chunks * thinned.size / ranked.size
+    scores, count = region.scores, int(region.scores.count)
+    ranks = np.linspace(0, count - 1, min(count, DESIGN_CHUNKS)).round().astype(np.int64)
+    thinned = scores.value[scores.atoms_at(ranks)]
+    wanted = region.chunks * thinned.size / count
 
     def is_reached(sigma: float) -> bool:
         near = thinned[np.abs(thinned - mu) <= FARTHEST * sigma]

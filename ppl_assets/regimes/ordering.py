@@ -7,7 +7,8 @@ mean and deviation. Between two measured prefixes the same is done at the middle
 
 import numpy as np
 
-from ppl_assets.regimes.candidates import FloatArray, IntArray, SelectionError, hashed_uniforms
+from ppl_assets.regimes.candidates import SelectionError, hashed_uniforms
+from ppl_assets.regimes.distribution import FloatArray, IntArray
 from ppl_assets.regimes.quotas import Mask
 from ppl_assets.regimes.swaps import Sums, refine
 from ppl_assets.regimes.token_counts import chunks_reaching

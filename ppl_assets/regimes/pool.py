@@ -1,16 +1,37 @@
-"""The sampler's view of the lake: selectable chunks as arrays, and the rows they came from."""
+"""The sampler's view of the lake: selectable chunks as arrays, and the rows they came from.
 
-from collections.abc import Sequence
+Two views: :class:`Pool` holds every row in memory, for trials and rivals; :class:`StoredPool` holds them in a file of
+its own, for the final subset, whose candidates may be many more than fit.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ppl_assets.lake import Snapshot
-from ppl_assets.perplexity.candidates import selectable_chunks
-from ppl_assets.regimes.candidates import Candidates
+from ppl_assets.perplexity.candidates import selectable_batches, selectable_chunks
+from ppl_assets.regimes.candidates import Candidates, ChunkSource, StreamedCandidates
 from ppl_assets.regimes.design import Trial
+from ppl_assets.regimes.distribution import FloatArray, IntArray, KeyArray
 from ppl_assets.tables import REGIMES
+
+BATCH_ROWS = 1 << 18
+"""Rows of a stored pool that are read or written at a time: 5 MB of numbers."""
+
+CHUNK_BYTES = 24
+"""Memory of a loaded candidate: perplexity, length and key."""
+
+NAMES = pa.schema([("chunk_id", pa.string()), ("corpus", pa.string()), ("n_tokens", pa.int64()), ("ppl", pa.float64())])
+NUMBERS = pa.schema([("ppl", pa.float64()), ("n_tokens", pa.int32()), ("key", pa.uint64())])
+"""Columns of a stored pool's two files. Numbers are read in every pass, and Arrow's own format takes a tenth of the
+time of Parquet, whose compression finds nothing in hashes and mantissas."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +51,77 @@ class Pool:
         return self.rows[index.tolist()].with_row_index("rank").with_columns(pl.col("rank").cast(pl.Int64))
 
 
+@dataclass(frozen=True)
+class StoredPool:
+    """Candidates in files.
+
+    Attributes:
+        names: Parquet file with the columns of NAMES.
+        candidates: the same rows in the same order; positions are row numbers.
+    """
+
+    names: Path
+    candidates: ChunkSource
+
+
 def read_pool(snapshot: Snapshot, corpora: Sequence[str]) -> Pool:
     """Everything that may be selected from these corpora."""
-    rows = selectable_chunks(snapshot, corpora).select("chunk_id", "corpus", "n_tokens", "ppl")
-    keys = np.array([int(chunk_id[:16], 16) for chunk_id in rows["chunk_id"]], dtype=np.uint64)
-    return Pool(rows, Candidates(rows["ppl"].to_numpy(), rows["n_tokens"].to_numpy(), keys))
+    rows = selectable_chunks(snapshot, corpora)
+    candidates = Candidates(rows["ppl"].to_numpy(), rows["n_tokens"].to_numpy(), rows["key"].to_numpy())
+    return Pool(rows.drop("key"), candidates)
+
+
+@contextmanager
+def stored_pool(snapshot: Snapshot, corpora: Sequence[str], folder: Path, memory_gib: float) -> Iterator[StoredPool]:
+    """Everything that may be selected from these corpora, in files that are gone afterwards.
+
+    Args:
+        snapshot: the lake.
+        corpora: corpus partitions of the study.
+        folder: where the files are made; about 80 bytes a chunk.
+        memory_gib: candidates that take less are loaded, others are read in batches in every pass.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="candidates-", dir=folder) as place:
+        names, numbers = Path(place) / "names.parquet", Path(place) / "numbers.arrow"
+        with (
+            pq.ParquetWriter(names, NAMES, compression="zstd", use_dictionary=["corpus"]) as for_names,
+            pa.ipc.new_file(str(numbers), NUMBERS) as for_numbers,
+        ):
+            for batch in selectable_batches(snapshot, corpora, BATCH_ROWS):
+                for_names.write_batch(batch.select(NAMES.names).cast(NAMES))
+                for_numbers.write_batch(batch.select(NUMBERS.names).cast(NUMBERS))
+        yield StoredPool(names, stored_candidates(numbers, memory_gib))
+
+
+def stored_candidates(file: Path, memory_gib: float) -> ChunkSource:
+    """The candidates of an Arrow file with the columns of NUMBERS: loaded where they fit, else read in batches.
+
+    Args:
+        file: none of its values is null.
+        memory_gib: memory that loaded candidates may take, GiB.
+    """
+    with pa.OSFile(str(file)) as opened:
+        rows = int(pa.ipc.open_file(opened).count_rows())
+    if rows * CHUNK_BYTES > memory_gib * 2**30:
+        return StreamedCandidates(lambda: _batches(file))
+    ppl, tokens, key = np.empty(rows), np.empty(rows, np.int64), np.empty(rows, np.uint64)
+    start = 0
+    for batch in _batches(file):
+        end = start + batch[0].size
+        ppl[start:end], tokens[start:end], key[start:end] = batch
+        start = end
+    return Candidates(ppl, tokens, key)
+
+
+def _batches(file: Path) -> Iterator[tuple[FloatArray, IntArray, KeyArray]]:
+    """Perplexities, lengths and keys, in the order of the rows."""
+    with pa.OSFile(str(file)) as opened:
+        reader = pa.ipc.open_file(opened)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            ppl, tokens, key = (batch.column(name).to_numpy() for name in NUMBERS.names)
+            yield ppl, tokens, key
 
 
 def trial_rows(trials: Sequence[Trial], pool: Pool) -> tuple[pl.DataFrame, pl.DataFrame]:

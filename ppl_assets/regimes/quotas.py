@@ -1,68 +1,29 @@
-"""From inclusion probabilities to whole chunks: quotas a stratum, members by priority, tokens within the budget."""
+"""Budgets and quotas: whole numbers of chunks a stratum, and what a token budget holds."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray, SelectionError
+from ppl_assets.regimes.candidates import Candidates, ChunkSource, SelectionError
+from ppl_assets.regimes.distribution import FloatArray, IntArray
 
 Mask = NDArray[np.bool_]
 
-SORTED_PLACES = 1 << 18
-"""More than all pools of one refinement together look at."""
+STRATUM_CHUNKS = 48
+"""Least chunks a stratum: with 16, rounding the quotas moved 7 % of the picks as a 10 % budget grew by half."""
 
 
-def stratified(stratum: IntArray, expected: FloatArray, priority: FloatArray, *, offset: float) -> Mask:
-    """Choose chunks by quotas that follow the expected numbers within one, and by the smallest priority in a stratum.
+def quotas_of(expected: FloatArray, sizes: FloatArray, *, offset: float) -> IntArray:
+    """Whole numbers that follow the expected ones within one, by cumulative rounding, int64 [S]; at most the sizes.
 
     Args:
-        stratum: int [N], stratum of each chunk.
         expected: float [S], expected members of each stratum; at most its size.
-        priority: float [N].
-        offset: start of the cumulative rounding, in [0, 1).
-
-    Returns:
-        bool [N].
+        sizes: float [S], chunks of each stratum.
+        offset: start of the rounding, in [0, 1).
     """
     total = round(float(expected.sum()))
     ends = np.minimum(np.floor(np.cumsum(expected) + offset + 1e-9), total)
     ends[-1] = total
-    quotas = np.diff(ends, prepend=0).astype(np.int64)
-    # One sort of 64-bit words, stratum above and priority below, is four times faster than a two-key sort at 10^7.
-    scaled = np.clip((priority + 72.0) / 144.0, 0.0, 1 - 2.0**-52)
-    word = (stratum.astype(np.uint64) << np.uint64(50)) | (scaled * 2.0**50).astype(np.uint64)
-    order = np.argsort(word, kind="stable")
-    sizes = np.bincount(stratum, minlength=expected.size)
-    place = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.zeros(order.size, bool)
-    chosen[order[place < np.repeat(quotas, sizes)]] = True
-    return chosen
-
-
-def at_budget(tokens: IntArray, chosen: Mask, priority: FloatArray, budget: int) -> Mask:
-    """Remove the least or add the most wanted chunks until the tokens are within one chunk below the budget."""
-    total = int(tokens[chosen].sum())
-    if total == budget:
-        return chosen
-    if total > budget:
-        leaving = np.flatnonzero(chosen)
-        leaving = leaving[np.argsort(-priority[leaving])]
-        gone = np.cumsum(tokens[leaving])
-        chosen[leaving[: int(np.searchsorted(gone, total - budget)) + 1]] = False
-    else:
-        coming = np.flatnonzero(~chosen)
-        coming = coming[np.argsort(priority[coming])]
-        chosen[coming[np.cumsum(tokens[coming]) <= budget - total]] = True
-    return chosen
-
-
-def first_of(values: FloatArray) -> IntArray:
-    """Places in ascending order of value as far as anyone looks: SORTED_PLACES of them, then the rest as they come."""
-    if values.size <= SORTED_PLACES:
-        return np.argsort(values)
-    places = np.argpartition(values, SORTED_PLACES)
-    first = places[:SORTED_PLACES]
-    places[:SORTED_PLACES] = first[np.argsort(values[first])]
-    return places
+    return np.minimum(np.diff(ends, prepend=0), sizes).astype(np.int64)
 
 
 def fill_budget(candidates: Candidates, order: IntArray, budget: int) -> IntArray:
@@ -70,7 +31,7 @@ def fill_budget(candidates: Candidates, order: IntArray, budget: int) -> IntArra
     return order[: int(np.searchsorted(np.cumsum(candidates.tokens[order]), budget, side="right"))]
 
 
-def require_budget(candidates: Candidates, tokens: int) -> None:
+def require_budget(candidates: ChunkSource, tokens: int) -> None:
     """Refuse a budget that no chunk fits into.
 
     Raises:

@@ -4,7 +4,8 @@ For subsets of n of N chunks the attainable (mean, second moment) form a convex 
 bands and pairs of tails of the sorted scores (Lyapunov; Neyman and Pearson). So at each mean the least variance is the
 band with that mean, and the greatest is the two tails with that mean; both come from prefix sums.
 
-Moments are over chunks. The budget is in tokens: n = N * tokens / total tokens, which is exact where chunks are equally
+Prefix sums are over the atoms of a :class:`Distribution`; a part of an atom counts as that share of its sums. Moments
+are over chunks. The budget is in tokens: n = N * tokens / total tokens, which is exact where chunks are equally
 long and the expectation where they are not. n need not be whole: its fraction counts as a part of a chunk.
 """
 
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ppl_assets.regimes.candidates import Candidates, FloatArray, SelectionError
+from ppl_assets.regimes.candidates import ChunkSource, SelectionError
+from ppl_assets.regimes.distribution import Distribution, FloatArray
 
 BISECTIONS = 80
 """Halvings of an interval of ranks: 10^7 / 2^80 is below rounding."""
@@ -31,11 +33,11 @@ NEAREST_LEVELS = 1025
 class ReachableRegion:
     """The exact reachable set of subsets of ``chunks`` chunks; make one with :meth:`at_share`."""
 
-    candidates: Candidates
+    scores: Distribution
     chunks: float
 
     @classmethod
-    def at_share(cls, candidates: Candidates, tokens: float) -> "ReachableRegion":
+    def at_share(cls, candidates: ChunkSource | Distribution, tokens: float) -> "ReachableRegion":
         """The region for subsets of ``tokens`` tokens; more than there are counts as all of them.
 
         Raises:
@@ -43,13 +45,14 @@ class ReachableRegion:
         """
         if not tokens > 0:
             raise SelectionError(f"a subset of {tokens} tokens has no moments; give a positive token budget")
-        return cls(candidates, candidates.count * min(1.0, tokens / candidates.total_tokens))
+        scores = candidates.distribution if isinstance(candidates, ChunkSource) else candidates
+        return cls(scores, scores.count * min(1.0, tokens / scores.total_tokens))
 
     @cached_property
     def mu_range(self) -> tuple[float, float]:
         """Mean of the lowest and of the highest band: the least and the greatest mean reachable."""
-        ends = np.array([0.0, self.candidates.count - self.chunks])
-        low, high = self.candidates.mu + self.candidates.scale * self._band(ends)[0]
+        ends = np.array([0.0, self.scores.count - self.chunks])
+        low, high = self.scores.mu + self.scores.scale * self._band(ends)[0]
         return float(low), float(high)
 
     def sigma_bounds(self, mu: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -61,10 +64,10 @@ class ReachableRegion:
         mu = np.asarray(mu, np.float64)
         low, high = self.mu_range
         slack = 1e-12 * max(abs(low), abs(high))
-        mean = (np.clip(mu, low, high) - self.candidates.mu) / self.candidates.scale
+        mean = (np.clip(mu, low, high) - self.scores.mu) / self.scores.scale
         bounds = []
         for family, rising, end in (
-            (self._band, True, self.candidates.count - self.chunks),
+            (self._band, True, self.scores.count - self.chunks),
             (self._tails, False, self.chunks),
         ):
             left, right = np.zeros(mu.shape), np.full(mu.shape, end)
@@ -73,7 +76,7 @@ class ReachableRegion:
                 go_right = (family(middle)[0] < mean) == rising
                 left, right = np.where(go_right, middle, left), np.where(go_right, right, middle)
             first, second = family((left + right) / 2)
-            sigma = self.candidates.scale * np.sqrt(np.maximum(second - first * first, 0.0))
+            sigma = self.scores.scale * np.sqrt(np.maximum(second - first * first, 0.0))
             bounds.append(np.where((mu >= low - slack) & (mu <= high + slack), sigma, np.nan))
         least, greatest = bounds
         return np.minimum(least, greatest), greatest
@@ -100,7 +103,7 @@ class ReachableRegion:
             return False
         low, high = self.inner_bounds(np.clip(mu, *self.mu_range), margin)
         # A variance near 0 is a difference of sums: its root is known to the root of rounding.
-        return bool(low * (1 - slack) - 1e-7 * self.candidates.scale <= sigma <= high * (1 + slack))
+        return bool(low * (1 - slack) - 1e-7 * self.scores.scale <= sigma <= high * (1 + slack))
 
     def nearest(self, mu: float, sigma: float, margin: float = 0.0) -> tuple[float, float, float]:
         """The point at least ``margin`` inside that is nearest in (ln mu, ln sigma).
@@ -131,33 +134,33 @@ class ReachableRegion:
 
     def band_at(self, quantile: float) -> float:
         """Mean perplexity of the contiguous band centred at a quantile of the candidates, as far as it fits."""
-        room = self.candidates.count - self.chunks
-        start = np.clip(quantile * self.candidates.count - self.chunks / 2, 0.0, room)
-        return float(self.candidates.mu + self.candidates.scale * self._band(np.asarray(start))[0])
+        room = self.scores.count - self.chunks
+        start = np.clip(quantile * self.scores.count - self.chunks / 2, 0.0, room)
+        return float(self.scores.mu + self.scores.scale * self._band(np.asarray(start))[0])
 
     def _sums(self, rank: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Sums of z and z^2 over the ``rank`` lowest chunks, rank a real number."""
-        whole = np.clip(rank.astype(np.int64), 0, self.candidates.count - 1)
-        part = rank - whole
-        first, second = self.candidates.prefix_sums
+        below, first, second = self.scores.prefix_sums
+        atom = np.clip(np.searchsorted(below, rank, side="right") - 1, 0, below.size - 2)
+        part = (rank - below[atom]) / self.scores.chunks[atom]
         return (
-            first[whole] * (1 - part) + first[whole + 1] * part,
-            second[whole] * (1 - part) + second[whole + 1] * part,
+            first[atom] * (1 - part) + first[atom + 1] * part,
+            second[atom] * (1 - part) + second[atom + 1] * part,
         )
 
     def _band(self, start: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Mean of z and z^2 over the band that starts at a rank; the mean rises with it."""
-        low, high = self._sums(start), self._sums(np.minimum(start + self.chunks, self.candidates.count))
+        low, high = self._sums(start), self._sums(np.minimum(start + self.chunks, self.scores.count))
         return (high[0] - low[0]) / self.chunks, (high[1] - low[1]) / self.chunks
 
     def _tails(self, below: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Mean of z and z^2 over the ``below`` lowest and the rest of the chunks highest; the mean falls with it."""
-        all_first, all_second = (sums[-1] for sums in self.candidates.prefix_sums)
-        low, high = self._sums(below), self._sums(self.candidates.count - self.chunks + below)
+        all_first, all_second = (sums[-1] for sums in self.scores.prefix_sums[1:])
+        low, high = self._sums(below), self._sums(self.scores.count - self.chunks + below)
         return (low[0] + all_first - high[0]) / self.chunks, (low[1] + all_second - high[1]) / self.chunks
 
 
-def budget_reaching(candidates: Candidates, mu: float, sigma: float, margin: float = 0.0) -> int:
+def budget_reaching(candidates: ChunkSource, mu: float, sigma: float, margin: float = 0.0) -> int:
     """The largest token budget at which (mu, sigma) is reachable; 0 where no subset of two chunks has these moments.
 
     A smaller subset reaches more: scaling the inclusion weights of a feasible subset down keeps its moments.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ppl_assets.regimes.candidates import FloatArray, IntArray
+from ppl_assets.regimes.distribution import FloatArray, IntArray
 
 ALL_PAIRS = 1 << 19
 """Up to this many pairs are all compared; beyond it, pools of POOL by POOL."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from ppl_assets.regimes.candidates import Candidates, FloatArray, IntArray
+from ppl_assets.regimes.distribution import Cells, Distribution, FloatArray, IntArray, sums_by
 
 BINS = 4096
 NEWTON_STEPS = 200
@@ -23,41 +23,40 @@ LENGTH_PASSES = 12
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """Sums over bins of perplexity; every array is [B], in ascending order of perplexity.
+    """Sums over bins of perplexity; every array but ``of_atom`` is [B], in ascending order of perplexity.
 
-    Up to BINS chunks there is one bin a distinct perplexity; beyond, bins of equal width in log perplexity.
+    Up to BINS atoms there is one bin an atom; beyond, bins are cells of the float's upper bits: of nearly equal width
+    in log perplexity, and the same ones whatever else is in the corpus.
+
+    Attributes:
+        chunks: number of chunks.
+        first: sum of u.
+        second: sum of u^2.
+        tokens: sum of tokens.
+        of_atom: int64 [A], bin of each atom of the distribution.
     """
 
-    edges: FloatArray
     chunks: FloatArray
     first: FloatArray
     second: FloatArray
     tokens: FloatArray
+    of_atom: IntArray
 
     @classmethod
-    def of(cls, candidates: Candidates, mu: float, sigma: float) -> "Bins":
+    def of(cls, scores: Distribution, mu: float, sigma: float) -> "Bins":
         """Bin sums of u = (ppl - mu) / sigma and of u^2."""
-        ranked = candidates.sorted_ppl
-        edges: FloatArray = (
-            np.unique(ranked) if ranked.size <= BINS else np.geomspace(ranked[0], ranked[-1], BINS + 1)[:-1]
-        )
-        edges[0] = ranked[0]
-        starts: IntArray = np.searchsorted(ranked, edges).astype(np.int64, copy=False)
-        filled = np.append(np.diff(starts) > 0, starts[-1] < ranked.size)
-        edges = edges[filled]
-        starts = starts[filled]
-        u = (ranked - mu) / sigma
-        chunks = np.diff(np.append(starts, ranked.size)).astype(np.float64)
-        if candidates.shortest == candidates.longest:
-            tokens = chunks * candidates.longest
+        if scores.value.size <= BINS:
+            of_atom = np.arange(scores.value.size)
         else:
-            places = np.searchsorted(edges, candidates.ppl, side="right") - 1
-            tokens = np.bincount(places, weights=candidates.tokens, minlength=edges.size).astype(np.float64)
-        return cls(edges, chunks, np.add.reduceat(u, starts), np.add.reduceat(u * u, starts), tokens)
-
-    def places(self, ppl: FloatArray) -> IntArray:
-        """Bin of each perplexity, [N]."""
-        return (np.searchsorted(self.edges, ppl, side="right") - 1).astype(np.int64, copy=False)
+            cells = Cells.spanning(float(scores.start[0]), float(scores.start[-1]), BINS)
+            of_atom = np.unique(cells.of(scores.start), return_inverse=True)[1].astype(np.int64, copy=False)
+        u = (scores.value - mu) / sigma
+        count = int(of_atom[-1]) + 1
+        chunks, first, second, tokens = (
+            sums_by(of_atom, terms, count)
+            for terms in (scores.chunks, scores.chunks * u, scores.chunks * u * u, scores.tokens)
+        )
+        return cls(chunks, first, second, tokens, of_atom)
 
 
 @dataclass(frozen=True, eq=False)

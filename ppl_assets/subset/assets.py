@@ -17,12 +17,13 @@ from ppl_assets.perplexity.stored import content_versions
 from ppl_assets.regimes.assets import CODE_VERSION as SAMPLER_VERSION
 from ppl_assets.regimes.assets import selection_tokens
 from ppl_assets.regimes.cost import measured_prefixes
-from ppl_assets.regimes.pool import Pool, read_pool
-from ppl_assets.regimes.sampler import Target
+from ppl_assets.regimes.drawn import Target
+from ppl_assets.regimes.pool import StoredPool, read_pool, stored_pool
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
-from ppl_assets.subset.draws import draw
+from ppl_assets.subset.draws import options_of
 from ppl_assets.subset.handover import export_selection, is_exported
+from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
@@ -90,13 +91,16 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     exports = platform.root / "exports"
     commit = step.unchanged(inputs)
     if commit is None:
-        pool = read_pool(step.snapshot, study.corpus_partitions())
-        selection, members = _select(study, step.snapshot, pool)
-        selection["export_path"] = str(exports / selection["selection_id"])
-        rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
-        commit = step.write(
-            [step.stage(FINAL_SUBSET, members), step.stage(SELECTIONS, rows)], inputs, selection["selection_id"]
-        )
+        half = study.selection.memory_gib / 2
+        corpora, folder = study.corpus_partitions(), step.lake.staging
+        with step.lake.memory(half), stored_pool(step.snapshot, corpora, folder, half) as pool:
+            made, selection = _select(study, step.snapshot, pool)
+            selection["export_path"] = str(exports / selection["selection_id"])
+            rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
+            names = (selection["selection_id"], current_scorer(step.snapshot))
+            members = member_batches(step.snapshot, pool, made.index, *names)
+            writes = [step.stage(FINAL_SUBSET, members), step.stage(SELECTIONS, rows)]
+        commit = step.write(writes, inputs, selection["selection_id"])
     snapshot = step.lake.snapshot()
     selection = snapshot.only_row(SELECTIONS)
     if not is_exported(study, snapshot):
@@ -104,25 +108,18 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     return _selection_result(step, commit, selection)
 
 
-def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, Any], pl.DataFrame]:
-    """The selection's row, without its export path, and its members in training order."""
+def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[OrderedMembers, dict[str, Any]]:
+    """The members in training order, and the selection's row without its export path."""
     aim = choose_target(snapshot, study.selection.aim)
     tokens = min(selection_tokens(study, pool.candidates.total_tokens), pool.candidates.total_tokens)
     target = Target(aim.mu, aim.sigma, tokens)
-    made = draw("selected", study, pool, target, study.study.seed, measured_prefixes(study))
-    scorer = current_scorer(snapshot)
-    name = fingerprint(aim.mu, aim.sigma, tokens, study.selection.method, scorer, made.rows["chunk_id"].to_list())[:16]
-    sql = "SELECT chunk_id, corpus, doc_id, source FROM {chunks} WHERE chunk_id IN (SELECT unnest($ids))"
-    origin = snapshot.query(sql, (CHUNKS,), {"ids": made.rows["chunk_id"].to_list()})
-    members = (
-        made.rows.join(origin, on=["chunk_id", "corpus"], how="left", maintain_order="left")
-        .with_columns(selection_id=pl.lit(name), scorer_id=pl.lit(scorer))
-        .select([column.name for column in FINAL_SUBSET.columns])
-    )
+    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study))
+    method, scorer = study.selection.method, current_scorer(snapshot)
+    name = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
     drawn = made.drawn
     selection: dict[str, Any] = {
         "selection_id": name,
-        "method": study.selection.method,
+        "method": method,
         "mu_target": aim.mu,
         "sigma_target": aim.sigma,
         "tokens_target": tokens,
@@ -136,19 +133,20 @@ def _select(study: Study, snapshot: Snapshot, pool: Pool) -> tuple[dict[str, Any
         "message": f"{aim.reason} {drawn.message}",
         "exported_snapshot": snapshot.number,
     }
-    return selection, members
+    return made, selection
 
 
 def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:
     snapshot = step.lake.snapshot()
-    members = snapshot.read(FINAL_SUBSET, ["corpus", "n_tokens"])
-    shares = members.group_by("corpus").agg(pl.len().alias("chunks"), pl.col("n_tokens").sum()).sort("corpus")
+    sql = """SELECT corpus, count(*) AS chunks, sum(n_tokens)::BIGINT AS n_tokens FROM {final_subset}
+             GROUP BY corpus ORDER BY corpus"""
+    shares = snapshot.query(sql, (FINAL_SUBSET,))
     shown = ("selection_id", "mu_target", "sigma_target", "mu", "sigma", "tokens", "objective", "kl_nats", "message")
     metadata = {name: selection[name] for name in shown} | {
         "corpora": dg.MetadataValue.md(as_markdown_table(shares)),
         "export": dg.MetadataValue.path(str(selection["export_path"])),
     }
-    return step.result(commit, metadata, table=FINAL_SUBSET, rows=members.height)
+    return step.result(commit, metadata, table=FINAL_SUBSET, rows=sum(shares["chunks"]))
 
 
 @dg.asset_check(

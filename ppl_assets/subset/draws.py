@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from ppl_assets.regimes.drawn import Drawn, Target
 from ppl_assets.regimes.ordering import prefix_order
 from ppl_assets.regimes.pool import Pool
-from ppl_assets.regimes.sampler import Drawn, Target
 from ppl_assets.study import Study
 from ppl_assets.subset.selection import SelectionOptions, select
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ppl_assets.regimes.candidates import Candidates, IntArray, SelectionError
-from ppl_assets.regimes.sampler import Target
+from ppl_assets.regimes.candidates import Candidates, SelectionError
+from ppl_assets.regimes.distribution import IntArray
+from ppl_assets.regimes.drawn import Target
 
 NEIGHBOURS = 2
 """Unused chunks compared on each side of a root: one is enough in exact arithmetic, two where rounding makes ties."""

@@ -7,9 +7,10 @@ Each returns positions into the candidates, at most the budget and less than one
 
 import numpy as np
 
-from ppl_assets.regimes.candidates import Candidates, IntArray
+from ppl_assets.regimes.candidates import Candidates
+from ppl_assets.regimes.distribution import IntArray
+from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.quotas import fill_budget
-from ppl_assets.regimes.sampler import Target
 
 
 def random(candidates: Candidates, target: Target, seed: int) -> IntArray:

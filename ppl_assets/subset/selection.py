@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ppl_assets.regimes.candidates import Candidates, SelectionError
+from ppl_assets.regimes.candidates import Candidates, ChunkSource, SelectionError
+from ppl_assets.regimes.drawn import Drawn, Target, describe
 from ppl_assets.regimes.quotas import require_budget
-from ppl_assets.regimes.sampler import Drawn, Target, describe, draw_tilt
+from ppl_assets.regimes.sampler import draw_tilt
 from ppl_assets.subset import rivals
 from ppl_assets.subset.greedy import greedy_dos
 
@@ -32,20 +33,20 @@ class SelectionOptions:
 
 
 def select(
-    name: str, candidates: Candidates, target: Target, *, seed: int, options: SelectionOptions | None = None
+    name: str, candidates: ChunkSource, target: Target, *, seed: int, options: SelectionOptions | None = None
 ) -> Drawn:
     """Draw a subset by its strategy's name.
 
     Args:
         name: one of SELECTIONS.
-        candidates: N chunks.
+        candidates: N chunks; the tilt takes them in batches, every other strategy in memory.
         target: token budget, and the moments: the law's optimum for ``selected``, the test set's own for ``matched``.
             Strategies that follow no moments are still measured against them.
         seed: any integer.
         options: method and objective; the defaults are the tilt and the relative J.
 
     Raises:
-        SelectionError: unknown name, or a budget below one chunk.
+        SelectionError: unknown name, a budget below one chunk, or chunks in batches for a strategy that sorts them all.
     """
     options = options or SelectionOptions()
     if name not in SELECTIONS:
@@ -54,6 +55,11 @@ def select(
     method = options.method if name == "selected" else name
     if method in ("tilt", "matched"):
         return draw_tilt(candidates, target, seed=seed)
+    if not isinstance(candidates, Candidates):
+        raise SelectionError(
+            f"{method} compares all {candidates.count} chunks in memory, and selection.memory_gib does not hold them; "
+            'raise it or set selection.method = "tilt"'
+        )
     if method == "greedy_dos":
         index = greedy_dos(
             candidates, target, seed, objective=options.objective, w_mu=options.w_mu, w_sigma=options.w_sigma
@@ -65,4 +71,4 @@ def select(
             f"{name} with a budget of {target.tokens} tokens takes no chunk: its first choice is longer than that; "
             f"give at least {candidates.longest} tokens"
         )
-    return describe(candidates, index, target, status=method)
+    return describe(candidates, candidates.members(index), target, status=method)

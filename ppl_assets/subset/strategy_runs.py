@@ -14,8 +14,8 @@ from ppl_assets.lake import Snapshot
 from ppl_assets.law.predictions import chosen_law
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.perplexity.stored import stored_base_model, study_policy
+from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import Pool
-from ppl_assets.regimes.sampler import Target
 from ppl_assets.resources import Step
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import draw, ordered

@@ -76,7 +76,7 @@ def test_the_boundary_encloses_the_corpus_mean() -> None:
     outline = region.boundary(33)
     assert outline.shape == (33, 3)
     assert (outline[:, 1] <= outline[:, 2]).all()
-    assert outline[0, 0] < region.candidates.mu < outline[-1, 0]
+    assert outline[0, 0] < region.scores.mu < outline[-1, 0]
 
 
 def test_the_budget_that_reaches_a_target_is_the_largest() -> None:

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppl_assets.regimes.candidates import Candidates, SelectionError
+from ppl_assets.regimes.drawn import Drawn, Target
 from ppl_assets.regimes.reachable import ReachableRegion
-from ppl_assets.regimes.sampler import Drawn, Target, draw_tilt
+from ppl_assets.regimes.sampler import draw_tilt
 from ppl_assets.subset.selection import select
 
 CHUNK = 256

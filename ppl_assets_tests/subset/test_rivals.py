@@ -3,7 +3,7 @@
 import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates
-from ppl_assets.regimes.sampler import Target
+from ppl_assets.regimes.drawn import Target
 from ppl_assets.subset import rivals
 
 COUNT = 1000

@@ -1,0 +1,83 @@
+"""The final subset's members: drawn, put into training order, and written as rows that are never all in memory.
+
+Memory follows the number of chunks drawn, not the number of candidates: about 100 bytes for each while they are drawn
+and ordered (perplexity, length, key, position, and the orders' work), none for their names, which DuckDB joins.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ppl_assets.lake import Snapshot
+from ppl_assets.regimes.design import subset_hash
+from ppl_assets.regimes.distribution import IntArray
+from ppl_assets.regimes.drawn import Drawn, Target
+from ppl_assets.regimes.ordering import prefix_order
+from ppl_assets.regimes.pool import BATCH_ROWS, StoredPool
+from ppl_assets.subset.selection import SelectionOptions, select
+from ppl_assets.tables import CHUNKS
+
+_MEMBERS = """
+SELECT $selection_id AS selection_id, k.rank, p.chunk_id, p.corpus, c.doc_id, c.source, p.n_tokens, p.ppl,
+       $scorer_id AS scorer_id
+FROM read_parquet($picks) AS k
+JOIN read_parquet($pool, file_row_number => true) AS p ON p.file_row_number = k.row_number
+LEFT JOIN {chunks} AS c ON c.chunk_id = p.chunk_id AND c.corpus = p.corpus
+ORDER BY k.rank
+"""
+
+
+@dataclass(frozen=True)
+class OrderedMembers:
+    """A drawn subset and its training order.
+
+    Attributes:
+        drawn: what was drawn and what it reached.
+        index: int64 [n], row numbers in the pool, in training order.
+        subset_hash: of the chunks' keys in this order.
+    """
+
+    drawn: Drawn
+    index: IntArray
+    subset_hash: str
+
+
+def draw_members(
+    pool: StoredPool, target: Target, seed: int, prefixes: list[int], options: SelectionOptions
+) -> OrderedMembers:
+    """Draw the selected subset and order it like a trial's: every prefix has the whole's moments.
+
+    Args:
+        pool: all candidates.
+        target: moments and token budget.
+        seed: any integer.
+        prefixes: token counts that will be measured.
+        options: method and objective.
+    """
+    drawn = select("selected", pool.candidates, target, seed=seed, options=options)
+    order, _ = prefix_order(drawn.members.ppl, drawn.members.tokens, seed=seed, prefixes=prefixes)
+    return OrderedMembers(drawn, drawn.index[order], subset_hash(drawn.members.key[order]))
+
+
+def member_batches(
+    snapshot: Snapshot, pool: StoredPool, index: IntArray, selection_id: str, scorer_id: str
+) -> Iterator[pa.RecordBatch]:
+    """Rows of ``final_subset`` in training order.
+
+    Args:
+        snapshot: where the chunks' documents and files are looked up.
+        pool: the pool that was drawn from.
+        index: row numbers in it, in training order.
+        selection_id: of the selection.
+        scorer_id: of the scorer that measured the perplexities.
+    """
+    with tempfile.TemporaryDirectory(prefix="picks-", dir=pool.names.parent) as place:
+        picks = Path(place) / "picks.parquet"
+        pq.write_table(pa.table({"rank": np.arange(index.size), "row_number": index}), picks)
+        names = {"selection_id": selection_id, "scorer_id": scorer_id, "picks": str(picks), "pool": str(pool.names)}
+        yield from snapshot.stream(_MEMBERS, (CHUNKS,), names, batch_rows=BATCH_ROWS)
