@@ -175,7 +175,13 @@ class Step:
             "outcome": "computed" if computed else "unchanged: nothing had to be computed",
             "seconds": dg.MetadataValue.float(round(time.monotonic() - self.started, 3)),
         }
-        return dg.MaterializeResult(metadata={**standard, **metadata}, data_version=dg.DataVersion(commit.data_version))
+        shown = {**standard, **{name: _shown(value) for name, value in metadata.items()}}
+        return dg.MaterializeResult(metadata=shown, data_version=dg.DataVersion(commit.data_version))
+
+
+def _shown(value: Any) -> Any:
+    """A number as a person reads it, six significant digits; the lake keeps all of them."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 @lru_cache(maxsize=1)

@@ -269,16 +269,21 @@ def _next_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     snapshot = step.lake.snapshot()
     steps, regimes = snapshot.read(SEQUENTIAL_STEPS).sort("step"), proposals(snapshot)
     last = steps.row(-1, named=True)
-    columns = ["step", "status", "trials", "tokens", "proposed", "mu", "sigma", "regret_bound_pct", "forms"]
+    columns = ["step", "status", "proposed", "regret_bound_pct", "mu", "sigma", "trials", "tokens", "forms"]
+    outline, landscape = snapshot.read(REACHABLE_REGION), snapshot.read(PERPLEXITY_LANDSCAPE)
+    places = plots.trial_design(outline, all_trials(snapshot), landscape, size="small")
     shown = ["batch", "trial", "mu_target", "sigma_target", "mu", "sigma", "tokens", "seed", "prefix_error"]
     metadata: dict[str, object] = {
-        "status": last["status"],
         "decision": last["sentence"],
+        "status": last["status"],
         "proposed": last["proposed"],
         "trials": last["trials"],
         "tokens_of_all_trials": last["tokens"],
         "steps": dg.MetadataValue.md(as_markdown_table(steps.select(columns))),
         "proposals": dg.MetadataValue.md(as_markdown_table(regimes.select(shown))),
+        "region": dg.MetadataValue.md(
+            plots.as_markdown(places, "All trials, proposed ones too, in the reachable region")
+        ),
     }
     if last["regret_bound_pct"] is not None:
         metadata["regret_bound_pct"] = last["regret_bound_pct"]

@@ -57,7 +57,7 @@ def law_surface(
         points = [(float(mu), float(sigma)) for mu, sigma in trials.select("mu", "sigma").iter_rows() if sigma > 0]
         _frame(axes, [*points, *((label.x, label.y) for label in labels), *map(tuple, surface.hull)], size)
         filled = _contours(axes, surface, size)
-        _boundary(axes, reachable)
+        _boundary(axes, reachable, len(points))
         if points:
             axes.plot(
                 *zip(*points, strict=True),
@@ -68,18 +68,18 @@ def law_surface(
                 markeredgewidth=0.9,
                 zorder=6,
             )
-        _scale(figure, axes, filled, surface.tokens)
+        _scale(figure, axes, filled, surface)
         axes.set_xlabel("mean perplexity of the subset (log scale)")
         axes.set_ylabel("standard deviation of perplexity (log scale)")
         place_labels(axes, labels, avoid=[*points, *_interval_points(law)])
         return encode(figure)
 
 
-def _scale(figure: Any, axes: Any, filled: Any, tokens: int) -> None:
-    """The colour scale, with its unit and token count."""
+def _scale(figure: Any, axes: Any, filled: Any, surface: LawSurface) -> None:
+    """The colour scale, with its unit, token count and form."""
     bar = figure.colorbar(filled, ax=axes, shrink=0.75, pad=0.01, aspect=26)
     bar.outline.set_visible(False)
-    bar.set_label(f"predicted test loss at {tokens_text(tokens)} tokens, nats a token")
+    bar.set_label(f"predicted test loss at {tokens_text(surface.tokens)} tokens, nats a token\n{surface.form}")
     bar.ax.tick_params(length=0)
 
 
@@ -108,13 +108,13 @@ def _contours(axes: Any, surface: LawSurface, size: Size) -> Any:
     return filled
 
 
-def _boundary(axes: Any, reachable: pl.DataFrame) -> None:
+def _boundary(axes: Any, reachable: pl.DataFrame, count: int) -> None:
     """Least and greatest deviation that a subset of the largest share can have at each mean."""
     rows = reachable.filter(pl.col("share") == pl.col("share").max(), pl.col("sigma_high") > 0).sort("mu")
     if rows.is_empty():
         return
     low = np.maximum(rows["sigma_low"].to_numpy(), 1e-9)
-    share = 100.0 * float(rows["share"][0])
+    share, trials = 100.0 * float(rows["share"][0]), f"{count} trials"
     for edge in (low, rows["sigma_high"].to_numpy()):
         axes.plot(rows["mu"], edge, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=3)
     axes.plot(
@@ -122,7 +122,7 @@ def _boundary(axes: Any, reachable: pl.DataFrame) -> None:
     )
     axes.plot([], [], color=INK, linewidth=1.0, label="hull of the trials: the law is asked nowhere else")
     axes.plot(
-        [], [], "o", markersize=4.2, markerfacecolor="#ffffff", markeredgecolor=INK, markeredgewidth=0.9, label="trial"
+        [], [], "o", markersize=4.2, markerfacecolor="#ffffff", markeredgecolor=INK, markeredgewidth=0.9, label=trials
     )
     axes.figure.legend(
         loc="outside upper left",

@@ -3,6 +3,7 @@
 import dagster as dg
 import polars as pl
 
+from ppl_assets import plots
 from ppl_assets.corpus.assets import chunks
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Snapshot
@@ -13,7 +14,7 @@ from ppl_assets.perplexity.loaded import cached_model
 from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.assets import regime_partitions
 from ppl_assets.regimes.cost import budget_problem, cost_of_trials
-from ppl_assets.regimes.stored import trial_subset
+from ppl_assets.regimes.stored import all_trials, trial_subset
 from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import TRIAL_LOSSES
@@ -147,7 +148,7 @@ def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     where = {"trial_fingerprint": commit.facts["trial_fingerprint"]}
     rows = step.lake.snapshot().read(TRIAL_LOSSES, where=where).sort("point", "tokens")
     last = rows.filter(on_trunk()).row(-1, named=True)
-    columns = ["branch", "tokens", "mu", "sigma", "test_loss", "general_loss", "is_warmup", "seconds", "status"]
+    columns = ["tokens", "test_loss", "general_loss", "mu", "sigma", "is_warmup", "status", "branch"]
     metadata: dict[str, object] = {
         "test_loss": last["test_loss"],
         "tokens": last["tokens"],
@@ -155,12 +156,27 @@ def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
         "training_seconds": round(last["seconds"], 2),
         "status": last["status"],
         "points": dg.MetadataValue.md(as_markdown_table(rows.select(columns))),
+        **_curve(rows.filter(on_trunk()), all_trials(step.lake.snapshot())),
     }
     if (offset := decay_offset(rows)) is not None:
         metadata["decay_offset"] = offset
     if last["screening"]:
         metadata["screening"] = SCREENING
     return step.result(commit, metadata, table=TRIAL_LOSSES, rows=rows.height)
+
+
+NO_FIT = pl.DataFrame(schema={"trial": pl.String, "tokens": pl.Float64, "predicted_loss": pl.Float64})
+"""A run is shown as it was measured, before any law."""
+
+
+def _curve(rows: pl.DataFrame, regimes: pl.DataFrame) -> dict[str, object]:
+    """The run's test loss as a picture; nothing where it diverged before its first measurement."""
+    if rows.filter((pl.col("tokens") > 0) & pl.col("test_loss").is_finite()).is_empty():
+        return {}
+    picture = plots.loss_curves(rows, NO_FIT, regimes, size="small")
+    return {
+        "curve": dg.MetadataValue.md(plots.as_markdown(picture, "Test loss against tokens; dashed: before training"))
+    }
 
 
 @dg.asset_check(
