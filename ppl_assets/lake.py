@@ -278,7 +278,8 @@ class Lake:
         extensions = ["ducklake", *([scanner] if scanner else [])]
         if self.tables.startswith("s3://"):
             extensions += ["httpfs", "aws"]
-        options = f"DATA_PATH {_quoted(self.tables)}"
+        # The path that the catalog remembers is of where the folder lay when it was made; it may have been moved since.
+        options = f"DATA_PATH {_quoted(self.tables)}, OVERRIDE_DATA_PATH true"
         if kind == "sqlite":
             options += ", META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
         return [

@@ -58,6 +58,19 @@ def test_a_past_snapshot_still_reads_as_it_was(lake):
     assert lake.snapshot(first).read(CLEANING_COUNTS)["documents"].to_list() == [1]
 
 
+def test_a_folder_that_was_moved_is_read_and_written_where_it_lies_now(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    lake = Lake.under(before)
+    put(lake, "a", 1, 2)
+    lake.close()
+    before.rename(after)
+    lake = Lake.under(after)
+    put(lake, "b", 3)
+    assert sorted(lake.snapshot().read(CLEANING_COUNTS)["corpus"].unique()) == ["a", "b"]
+    assert not before.exists()
+    lake.close()
+
+
 def test_a_snapshot_remembers_what_was_read(lake):
     put(lake, "a", 1)
     snapshot = lake.snapshot()
