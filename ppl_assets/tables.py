@@ -448,6 +448,8 @@ SELECTIONS = LakeTable(
         Column("message", _TEXT, "What was reached, in plain words."),
         Column("export_path", _TEXT, "Folder of the export."),
         Column("exported_snapshot", _INT, "Lake snapshot that the export was written from."),
+        Column("is_known_kind", _FLAG, "Whether third moment and divergence are those of trials.", nullable=True),
+        Column("kind", _TEXT, "Both, beside those of trials drawn at its place; empty: no spread.", nullable=True),
     ),
 )
 

@@ -23,6 +23,7 @@ from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import options_of
 from ppl_assets.subset.handover import export_selection, is_exported
+from ppl_assets.subset.kind import kind_of
 from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
@@ -117,6 +118,7 @@ def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[Ordered
     method, scorer = study.selection.method, current_scorer(snapshot)
     name = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
     drawn = made.drawn
+    kind = kind_of(pool.candidates, drawn.members.ppl, study.trials.tokens, study.study.seed)
     selection: dict[str, Any] = {
         "selection_id": name,
         "method": method,
@@ -132,6 +134,8 @@ def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[Ordered
         "is_reachable": drawn.is_reachable,
         "message": f"{aim.reason} {drawn.message}",
         "exported_snapshot": snapshot.number,
+        "is_known_kind": kind.is_known if kind else None,
+        "kind": kind.sentence if kind else None,
     }
     return made, selection
 
@@ -161,6 +165,18 @@ def selection_hits_its_target(platform: Platform) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=row["message"],
         metadata={"J": row["objective"]},
+    )
+
+
+@dg.asset_check(
+    asset=final_subset, description="The subset is of the kind that the trials were, beyond its two moments."
+)
+def selection_is_of_the_trials_kind(platform: Platform) -> dg.AssetCheckResult:
+    """Warn where the law is asked about a kind of subset that it has not seen."""
+    row = platform.lake.snapshot().only_row(SELECTIONS)
+    sentence = row["kind"] or "There is nothing to compare: the subset has no spread, or a trial takes every candidate."
+    return dg.AssetCheckResult(
+        passed=row["is_known_kind"] is not False, severity=dg.AssetCheckSeverity.WARN, description=sentence
     )
 
 
@@ -339,4 +355,9 @@ def selection_beats_random(platform: Platform) -> dg.AssetCheckResult:
 
 
 ASSETS = [final_subset, strategy_losses, selection_report]
-CHECKS = [selection_hits_its_target, selection_holds_no_test_chunk, selection_beats_random]
+CHECKS = [
+    selection_hits_its_target,
+    selection_is_of_the_trials_kind,
+    selection_holds_no_test_chunk,
+    selection_beats_random,
+]
