@@ -23,8 +23,8 @@ BINS = 20
 
 DEVIATIONS = 4.0
 LEAST_SKEWNESS, LEAST_KL = 0.2, 0.05
-"""A difference counts where it exceeds DEVIATIONS of the drawn trials', and a third moment of 0.2 or 0.05 nats: what that much does
-to a loss has not been measured."""
+"""A difference counts where it exceeds DEVIATIONS of the drawn trials', and a third moment of 0.2 or 0.05 nats. What so
+much does to a loss has not been measured."""
 
 
 @dataclass(frozen=True)
