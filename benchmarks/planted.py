@@ -33,6 +33,9 @@ COPIED_DOCUMENTS = 20
 NEAR = 0.06
 """Share of words exchanged in a near copy: 5-word shingles then agree to about 0.58, below the threshold of 0.8."""
 
+POINTS, MOST_TRIALS = 6, 20
+TEST_TOKENS, GENERAL_TOKENS = 8_192, 2_048
+
 SENTENCES = (
     "We use cookies to improve your experience on this site; by continuing to browse you accept our cookie policy.",
     "Copyright (c) {year} {owner}. All rights reserved.",
@@ -156,14 +159,15 @@ path = "corpora/target.jsonl"
 
 [corpora.general]
 role = "general"
-path = "stdlib:"
+path = ["stdlib:", "package:torch", "package:transformers", "package:dagster"]
+sample = 0.15
 include = ["**/*.py", "**/*.txt", "**/*.rst"]
 exclude = ["site-packages/**", "test/**", "idlelib/**", "lib2to3/**", "config-*/**"]
 
 [held_out]
 general_share = 0.03
-test_tokens = 12_288
-general_tokens = 4_096
+test_tokens = {test_tokens}
+general_tokens = {general_tokens}
 
 [base_model]
 source = "recipe"
@@ -174,7 +178,7 @@ hidden = 128
 layers = 4
 heads = 4
 context = 256
-tokens = 500_000
+tokens = 2_000_000  # with a quarter of it rubbish and prose had the same perplexity, and nothing could be gained
 
 [chunks]
 tokens = 128
@@ -182,9 +186,11 @@ tokens = 128
 [trials]
 tokens = {tokens}
 span = 16
-points = 6
+points = {points}
 learning_rate = 1e-3
 batch_tokens = 512
+mode = "sequential"  # the design spans the corpus' tails, the optimum lies between two of its places
+max_tokens = {max_tokens}
 
 [law]
 bootstrap = 200
@@ -225,6 +231,10 @@ def write_study(
             seed=seed,
             corpora="\n".join(f'[corpora.{name}]\npath = "corpora/{name}.jsonl"\n' for name in candidates),
             tokens=tokens,
+            points=POINTS,
+            max_tokens=MOST_TRIALS * (tokens + (POINTS + 1) * (TEST_TOKENS + GENERAL_TOKENS)),
+            test_tokens=TEST_TOKENS,
+            general_tokens=GENERAL_TOKENS,
             rivals=json.dumps(list(rivals)),
             seeds=seeds,
         ),
