@@ -214,7 +214,7 @@ def _sentence(found: Optimum) -> str:
     if found.kind != "flat" and found.effect_p > SIGNIFICANT and not _is_demoted(found):
         doubt = (
             f" The runs differ beyond the noise, but this form explains that no better than chance "
-            f"(p = {found.effect_p:.2f})."
+            f"(p = {found.effect_p:.2g})."
         )
     return _verdict(found) + doubt
 
@@ -231,7 +231,7 @@ def _verdict(found: Optimum) -> str:
     place = f"{names[0]} {found.mu:.4g} and {names[1]} {found.sigma:.4g}"
     if found.kind == "flat":
         if found.effect_p > SIGNIFICANT:
-            why = f"the runs' differences are explained without them as well (p = {found.effect_p:.2f})"
+            why = f"the runs' differences are explained without them as well (p = {found.effect_p:.2g})"
         else:
             why = f"they move it by {found.range_pct:.2f} %, less than twice the noise of {found.noise_pct:.2f} %"
         return f"The loss does not depend on mean and spread beyond noise: {why}; the location {place} means little."
@@ -241,7 +241,7 @@ def _verdict(found: Optimum) -> str:
     if _is_demoted(found):
         return (
             f"The fit has its minimum inside what was tried, at {place}, and {share} agree, but this form explains the "
-            f"runs no better than chance (p = {found.effect_p:.2f})."
+            f"runs no better than chance (p = {found.effect_p:.2g})."
         )
     if found.kind == "weak_bowl":
         agree = f"only {share} agree" if share else "no refits were made to confirm it"
