@@ -81,6 +81,10 @@ class CorpusSection(Section):
     )
     buckets: int = Field(1, ge=1, le=512, description="Divide a big corpus into this many partitions, by file.")
     licence: str = Field("", description="Licence of the text, e.g. cc-by-4.0; stands in the export's card.")
+    min_share: float = Field(
+        0.0, ge=0.0, le=1.0, description="Least share of the selected tokens; buckets count together, as one corpus."
+    )
+    max_share: Share = Field(1.0, description="Most share of the selected tokens, likewise.")
 
     @property
     def paths(self) -> list[str]:
@@ -408,7 +412,7 @@ class Study(BaseSettings):
                 raise ValueError(
                     f"corpora.{name}: a corpus is named with a-z, 0-9, _ and - and starts with a letter or digit"
                 )
-        if problems := [*_corpus_problems(self), *_length_problems(self)]:
+        if problems := [*_corpus_problems(self), *_limit_problems(self), *_length_problems(self)]:
             raise ValueError("\n".join(problems))
         return self
 
@@ -420,6 +424,11 @@ class Study(BaseSettings):
     def has_target(self) -> bool:
         """Whether the study names curated target text; otherwise test documents are held out of the corpora."""
         return bool(self.with_role("test"))
+
+    @property
+    def limited_corpora(self) -> dict[str, CorpusSection]:
+        """The corpora whose share of the selected tokens is limited, in the order of the file."""
+        return {name: corpus for name, corpus in self.corpora.items() if corpus.min_share > 0 or corpus.max_share < 1}
 
     def corpus_partitions(self) -> list[str]:
         """Partition keys of the corpus assets: one a corpus, or one a bucket for a corpus that has several."""
@@ -477,6 +486,34 @@ def _corpus_problems(study: Study) -> Iterator[str]:
         yield (
             f"held_out.test_share = {study.held_out.test_share:g} leaves nothing to measure the test loss on: raise "
             "it, or give a corpus with role = 'test'"
+        )
+
+
+def _limit_problems(study: Study) -> Iterator[str]:
+    """Which limits of corpora cannot be kept by any selection, one sentence each."""
+    limited, candidates = study.limited_corpora, study.with_role("candidate")
+    for name, corpus in limited.items():
+        if corpus.role != "candidate":
+            key = "min_share" if corpus.min_share > 0 else "max_share"
+            yield (
+                f"corpora.{name}.{key} = {getattr(corpus, key):g} limits what is selected, and nothing is selected "
+                f"from a corpus with role = {corpus.role!r}: leave it out"
+            )
+        if corpus.min_share > corpus.max_share:
+            yield (
+                f"corpora.{name}.min_share = {corpus.min_share:g} exceeds max_share = {corpus.max_share:g}: a share "
+                "cannot lie between them; lower min_share, or raise max_share"
+            )
+    least = sum(corpus.min_share for corpus in candidates.values())
+    most = sum(corpus.max_share for corpus in candidates.values())
+    if least > 1 + 1e-9:
+        yield f"corpora: the min_share of all corpora add up to {least:g}, more than the whole selection; lower some"
+    if candidates and most < 1 - 1e-9:
+        yield f"corpora: the max_share of all corpora add up to {most:g}, less than the whole selection; raise some"
+    if limited and "greedy_dos" in (study.selection.method, *study.strategies.rivals):
+        yield (
+            f"corpora.{next(iter(limited))} has a limit, and 'greedy_dos' picks chunk by chunk and keeps none: take "
+            "selection.method = 'tilt' and leave greedy_dos out of strategies.rivals, or drop the limit"
         )
 
 

@@ -61,7 +61,7 @@ def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _par
             study.regimes.model_dump(),
             trials,
             [study.trials.max_tokens, study.trials.max_hours, *branches],
-            study.selection.model_dump(),
+            study.selection.model_dump(include={"tokens", "share"}),
             study.study.seed,
         ]
     )

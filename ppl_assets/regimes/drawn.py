@@ -52,8 +52,9 @@ class Drawn:
         is_reachable: whether a subset of this size can have the target's moments.
         distance: from target to the nearest reachable point in (ln mu, ln sigma); 0 where reachable.
         reachable_tokens: largest budget at which the target is reachable, the whole corpus at most; 0 for none.
-        status: tilt, tilt_boundary (the probabilities did not converge, exchanges did the work), all, constant, single,
-            or the strategy's name.
+        status: tilt, tilt_boundary (the probabilities did not converge, exchanges did the work), limited (limits of
+            corpora moved it), limited_nearest (and stand in the way of the target), all, constant, single, or the
+            strategy's name.
         message: what was reached, as sentences.
         expected_chunks: sum of the inclusion probabilities; the number of chunks where there are none.
         certain_share: share of the subset that was included with a probability above 0.99.

@@ -21,7 +21,7 @@ from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import StoredPool, read_pool, stored_pool
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
-from ppl_assets.subset.draws import options_of
+from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_within_limits
 from ppl_assets.subset.handover import export_selection, is_exported
 from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
 from ppl_assets.subset.report import write_report
@@ -69,6 +69,7 @@ def final_subset_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partitio
             study.selection.model_dump(),
             study.study.seed,
             measured_prefixes(study),
+            *limits_of(study),
         ]
     )
 
@@ -93,7 +94,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     if commit is None:
         half = study.selection.memory_gib / 2
         corpora, folder = study.corpus_partitions(), step.lake.staging
-        with step.lake.memory(half), stored_pool(step.snapshot, corpora, folder, half) as pool:
+        with step.lake.memory(half), stored_pool(step.snapshot, corpora, folder, half, groups_of(study)) as pool:
             made, selection = _select(study, step.snapshot, pool)
             selection["export_path"] = str(exports / selection["selection_id"])
             rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
@@ -105,7 +106,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     selection = snapshot.only_row(SELECTIONS)
     if not is_exported(study, snapshot):
         export_selection(study, snapshot, commit, exports)
-    return _selection_result(step, commit, selection)
+    return _selection_result(study, step, commit, selection)
 
 
 def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[OrderedMembers, dict[str, Any]]:
@@ -136,7 +137,7 @@ def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[Ordered
     return made, selection
 
 
-def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:
+def _selection_result(study: Study, step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:
     snapshot = step.lake.snapshot()
     sql = """SELECT corpus, count(*) AS chunks, sum(n_tokens)::BIGINT AS n_tokens FROM {final_subset}
              GROUP BY corpus ORDER BY corpus"""
@@ -146,6 +147,8 @@ def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) 
         "corpora": dg.MetadataValue.md(as_markdown_table(shares)),
         "export": dg.MetadataValue.path(str(selection["export_path"])),
     }
+    if limits := shares_within_limits(study, shares):
+        metadata["limits"] = dg.MetadataValue.md(limits)
     return step.result(commit, metadata, table=FINAL_SUBSET, rows=sum(shares["chunks"]))
 
 
@@ -186,6 +189,8 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
         follows = [snapshot.only_row(SELECTIONS)["selection_id"]]
     elif partition in ("matched", "gaussian", "greedy_dos"):
         follows += [target.mu, target.sigma]
+    if partition != "selected":
+        follows += limits_of(study)
     return Inputs(
         [
             CODE_VERSION,
@@ -234,7 +239,7 @@ def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg
     commit = step.unchanged(inputs)
     if commit is None:
         setting = strategy_setting(study, step.snapshot)
-        pool = read_pool(step.snapshot, study.corpus_partitions())
+        pool = read_pool(step.snapshot, study.corpus_partitions(), groups_of(study))
         parts = [run_seed(study, step, setting, pool, number) for number in range(study.strategies.seeds)]
         rows = pl.concat(map(as_declared, parts)).with_columns(strategy=pl.lit(step.partition))
         commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))

@@ -5,6 +5,8 @@ from typing import Literal
 
 from ppl_assets.regimes.candidates import Candidates, ChunkSource, SelectionError
 from ppl_assets.regimes.drawn import Drawn, Target, describe
+from ppl_assets.regimes.limited import draw_limited
+from ppl_assets.regimes.limits import Limits
 from ppl_assets.regimes.quotas import require_budget
 from ppl_assets.regimes.sampler import draw_tilt
 from ppl_assets.subset import rivals
@@ -24,12 +26,13 @@ SELECTIONS = ("selected", "tilt", "matched", "greedy_dos", *_RIVALS)
 
 @dataclass(frozen=True)
 class SelectionOptions:
-    """How ``selected`` is drawn, and the greedy selection's objective."""
+    """How ``selected`` is drawn, the greedy selection's objective, and the limits that every strategy keeps."""
 
     method: Literal["tilt", "greedy_dos"] = "tilt"
     objective: Literal["relative", "paper"] = "relative"
     w_mu: float = 1.0
     w_sigma: float = 1.0
+    limits: Limits = ()
 
 
 def select(
@@ -46,7 +49,8 @@ def select(
         options: method and objective; the defaults are the tilt and the relative J.
 
     Raises:
-        SelectionError: unknown name, a budget below one chunk, or chunks in batches for a strategy that sorts them all.
+        SelectionError: unknown name, a budget below one chunk, chunks in batches for a strategy that sorts them all, or
+            limits that cannot be kept.
     """
     options = options or SelectionOptions()
     if name not in SELECTIONS:
@@ -54,6 +58,8 @@ def select(
     require_budget(candidates, target.tokens)
     method = options.method if name == "selected" else name
     if method in ("tilt", "matched"):
+        if options.limits:
+            return draw_limited(candidates, target, options.limits, seed=seed)
         return draw_tilt(candidates, target, seed=seed)
     if not isinstance(candidates, Candidates):
         raise SelectionError(
@@ -61,11 +67,13 @@ def select(
             'raise it or set selection.method = "tilt"'
         )
     if method == "greedy_dos":
+        if options.limits:
+            raise SelectionError("greedy_dos picks chunk by chunk and keeps no limits of corpora; take the tilt")
         index = greedy_dos(
             candidates, target, seed, objective=options.objective, w_mu=options.w_mu, w_sigma=options.w_sigma
         )
     else:
-        index = _RIVALS[method](candidates, target, seed)
+        index = _RIVALS[method](candidates, target, seed, options.limits)
     if index.size == 0:
         raise SelectionError(
             f"{name} with a budget of {target.tokens} tokens takes no chunk: its first choice is longer than that; "
