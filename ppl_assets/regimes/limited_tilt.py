@@ -2,30 +2,27 @@
 
 As in :mod:`tilt`, with one further multiplier for every limit: pi = logistic(l0 + l1 u + l2 (u^2 - 1) + a_g - b_g) in
 group g, a_g >= 0 the multiplier of its least tokens and b_g >= 0 of its most. A limit that does not bind has the
-multiplier 0. The dual stays convex; it is minimized by Newton steps projected onto the bounds (Bertsekas 1982), which
-are the active-set steps.
+multiplier 0. The dual stays convex; it is minimized by Newton steps in an active set: a multiplier that a step takes to
+0 stays there until its gradient asks for it again.
 
 Where limits and moments contradict each other, a quadratic penalty takes the place of the two moment constraints: the
 solution has, with the limits kept, the means of u and u^2 - 1 nearest to 0.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
 from ppl_assets.regimes.distribution import FloatArray, IntArray, sums_by
+from ppl_assets.regimes.quotas import Mask
 from ppl_assets.regimes.tilt import LENGTH_PASSES, NEWTON_STEPS, SOLVED, Bins, features_of
-
-NEARLY_BOUND = 1e-10
-"""A multiplier below this that wants to fall is held at 0."""
 
 LONGEST_STEP = 5.0
 """Most that one step changes the log odds by: beyond, the curvature it was computed from says nothing."""
 
 MOST_LEVEL = 1e4
-"""A multiplier beyond this belongs to a problem without a solution."""
+"""Where moments are exact, a multiplier beyond this belongs to a problem without a solution."""
 
 SOFTNESS = (1.0, 0.1, 0.01)
 """Of the moments where the limits do not allow them: what is missing in units of the target's deviation is this times
@@ -97,39 +94,52 @@ class _Dual:
         return float(value)
 
     def change(self, move: FloatArray) -> float:
-        """Root of the mean squared change of the log odds by a move."""
-        return math.sqrt(float(np.dot(self.weights, (self.columns @ move) ** 2) / self.weights.sum())) + 1e-300
+        """What a move changes the log odds by: the squared mean root, on which a heavy tail has little weight."""
+        return float(np.average(np.sqrt(np.abs(self.columns @ move)), weights=self.weights)) ** 2 + 1e-300
 
     def minimized(self, x: FloatArray, enough: float) -> tuple[FloatArray, float]:
-        """The minimum from a start, and the largest element of the projected gradient there."""
+        """The minimum from a start, and the largest element of the gradient there, of multipliers that may move."""
         value = self.value(x)
         for _ in range(NEWTON_STEPS):
             inclusion = expit(self.columns @ x)
             gradient = self.columns.T @ (self.weights * inclusion) - self.wanted + self.penalty @ x
             free = np.ones(x.size, bool)
-            free[self.bounded :] = (x[self.bounded :] > NEARLY_BOUND) | (gradient[self.bounded :] < 0)
-            x = np.where(free, x, 0.0)
+            free[self.bounded :] = (x[self.bounded :] > 0) | (gradient[self.bounded :] < 0)
             residual = float(np.abs(gradient[free]).max())
-            if residual <= enough or np.abs(x).max() > MOST_LEVEL:
+            if residual <= enough or (not self.penalty.any() and np.abs(x).max() > MOST_LEVEL):
                 break
-            part = self.columns[:, free]
-            hessian = part.T @ (part * (self.weights * inclusion * (1 - inclusion))[:, None])
-            hessian += self.penalty[np.ix_(free, free)]
-            hessian += (1e-13 * np.trace(hessian) + 1e-300) * np.eye(hessian.shape[0])
-            move = np.zeros(x.size)
-            move[free] = np.linalg.solve(hessian, -gradient[free])
-            length = min(1.0, LONGEST_STEP / self.change(move))
-            while length > 1e-8:
+            move = self._move(x, inclusion, gradient, free)
+            falling = np.flatnonzero(move < 0)[np.searchsorted(np.flatnonzero(move < 0), self.bounded) :]
+            room = float((x[falling] / -move[falling]).min(initial=np.inf))
+            length = min(1.0, room, LONGEST_STEP / self.change(move))
+            while length > 1e-12:
                 trial = x + length * move
-                trial[self.bounded :] = np.maximum(trial[self.bounded :], 0.0)
+                if length == room:
+                    trial[falling[np.argmin(x[falling] / -move[falling])]] = 0.0
                 reached = self.value(trial)
-                if reached <= value + 1e-4 * float(gradient @ (trial - x)) + 1e-14 * abs(value):
+                if reached <= value + 1e-4 * length * float(gradient @ move) + 1e-14 * abs(value):
                     break
                 length /= 2
             else:
                 break
             x, value = trial, reached
         return x, residual
+
+    def _move(self, x: FloatArray, inclusion: FloatArray, gradient: FloatArray, free: Mask) -> FloatArray:
+        """The Newton step in the free multipliers, after holding those at 0 that it would take below."""
+        free = free.copy()
+        while True:
+            part = self.columns[:, free]
+            hessian = part.T @ (part * (self.weights * inclusion * (1 - inclusion))[:, None])
+            hessian += self.penalty[np.ix_(free, free)]
+            hessian += (1e-13 * np.trace(hessian) + 1e-300) * np.eye(hessian.shape[0])
+            move = np.zeros(x.size)
+            move[free] = np.linalg.solve(hessian, -gradient[free])
+            below = free & (x <= 0) & (move < 0)
+            below[: self.bounded] = False
+            if not below.any():
+                return move
+            free &= ~below
 
 
 def solve_limited(cells: Cells, tokens: float, least: FloatArray, most: FloatArray) -> LimitedTilt:
@@ -160,19 +170,25 @@ def _solve(
 ) -> tuple[LimitedTilt, FloatArray]:
     """The probabilities, and the multipliers that they come from, found from those given or from none."""
     bins, (least, most) = cells.bins, bounds
-    low, high = np.flatnonzero(least > 0), np.flatnonzero(np.isfinite(most))
+    is_fixed = least >= most * (1 - 1e-9)
+    fixed, low, high = (
+        np.flatnonzero(mask) for mask in (is_fixed, ~is_fixed & (least > 0), ~is_fixed & (most < np.inf))
+    )
+    # Where the least, or the most, of all groups are the whole budget, the number of chunks is theirs too.
+    whole = next((bound for bound in bounds if abs(float(bound.sum()) - tokens) <= 1e-9 * tokens), None)
     total, lengths = float(bins.chunks.sum()), cells.by_group(bins.tokens) / cells.by_group(bins.chunks)
     chunks = total * tokens / float(bins.tokens.sum())
-    sides = np.hstack([cells.group[:, None] == low, -1.0 * (cells.group[:, None] == high)])
-    for _ in range(LENGTH_PASSES):
-        chunks = min(chunks, total * (1 - 1e-9))
+    of_group = cells.group[:, None]
+    sides = np.hstack([of_group == fixed, of_group == low, -1.0 * (of_group == high)])
+    for attempt in range(LENGTH_PASSES):
+        chunks = min(chunks if whole is None else float((whole / lengths).sum()), total * (1 - 1e-9))
         features, wanted = features_of(bins, chunks)
         dual = _Dual(
             np.hstack([features, sides]),
             bins.chunks,
-            np.concatenate([wanted, least[low] / lengths[low], -most[high] / lengths[high]]),
+            np.concatenate([wanted, *((least / lengths)[part] for part in (fixed, low)), -(most / lengths)[high]]),
             _penalty(bins, features, softness * chunks, sides.shape[1]),
-            3,
+            3 + fixed.size,
         )
         if not x.size:
             x = np.append([np.log(chunks / (total - chunks))], np.zeros(dual.wanted.size - 1))
@@ -180,12 +196,13 @@ def _solve(
         inclusion = expit(dual.columns @ x)
         ratio = tokens / float(np.dot(inclusion, bins.tokens))
         now = cells.by_group(inclusion * bins.tokens) / np.maximum(cells.by_group(inclusion * bins.chunks), 1e-300)
-        drift = np.abs(now / lengths - 1)[np.union1d(low, high)].max(initial=0.0)
-        if residual > SOLVED * chunks or (abs(ratio - 1) < 1e-9 and drift < 1e-9):
+        drift = np.abs(now / lengths - 1)[is_fixed | (least > 0) | (most < np.inf)].max(initial=0.0)
+        if (residual > SOLVED * chunks and attempt > 1) or (abs(ratio - 1) < 1e-9 and drift < 1e-9):
             break
         chunks, lengths = chunks * ratio, np.where(now > 0, now, lengths)
     at_least, at_most = np.zeros(least.size), np.zeros(least.size)
-    at_least[low], at_most[high] = x[3 : 3 + low.size], x[3 + low.size :]
+    at_least[fixed], at_most[fixed] = np.maximum(x[3 : 3 + fixed.size], 0), np.maximum(-x[3 : 3 + fixed.size], 0)
+    at_least[low], at_most[high] = x[3 + fixed.size : 3 + fixed.size + low.size], x[3 + fixed.size + low.size :]
     return LimitedTilt(inclusion, at_least, at_most, residual / chunks), x
 
 

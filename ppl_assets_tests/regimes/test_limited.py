@@ -181,3 +181,12 @@ def test_one_perplexity_is_drawn_by_hash_within_the_limits() -> None:
     drawn = draw_limited(flat, Target(50.0, 5.0, 600 * 64), [Limit("a", 0.8), Limit("b")], seed=3)
     assert shares(flat, drawn)[1] == pytest.approx(0.8, abs=0.002)
     assert drawn.chunks == 600
+
+
+def test_shares_that_are_all_fixed_still_leave_the_moments_free() -> None:
+    group = np.maximum(RAGGED.group, 1)
+    candidates = Candidates(RAGGED.ppl, RAGGED.tokens, RAGGED.key, group)
+    target = Target(100.0, 55.0, RAGGED.total_tokens // 6)
+    drawn = draw_limited(candidates, target, [Limit("a", 0.3, 0.3), Limit("b", 0.7, 0.7)], seed=3)
+    assert drawn.objective < 1e-8
+    assert shares(candidates, drawn)[1:] == pytest.approx([0.3, 0.7], abs=0.005)
