@@ -300,7 +300,8 @@ class SelectionSection(Section):
     """``[selection]``: how much text is wanted and how it is drawn."""
 
     tokens: PositiveInt | None = Field(None, description="Token budget; give this or share.")
-    share: Share | None = Field(None, description="Budget as a share of the candidate tokens.")
+    share: float | None = Field(None, gt=0.0, description="Budget as a share of the candidate tokens; at most repeats.")
+    repeats: int = Field(1, ge=1, le=100, description="Most times a chunk may be taken; 1: nothing is repeated.")
     method: Literal["tilt", "greedy_dos"] = Field("tilt", description="Sampler; greedy_dos is the paper's.")
     objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
     aim: Literal["nearest_as_good", "optimum"] = Field(
@@ -325,6 +326,11 @@ class SelectionSection(Section):
     def _one_budget(self) -> "SelectionSection":
         if (self.tokens is None) == (self.share is None):
             raise ValueError(f"tokens = {self.tokens} and share = {self.share}: give exactly one of them")
+        if self.share is not None and self.share > self.repeats:
+            raise ValueError(
+                f"share = {self.share:g} is more than the candidates repeats = {self.repeats} times: lower share, or "
+                f"let chunks repeat with repeats = {math.ceil(self.share)}"
+            )
         return self
 
 

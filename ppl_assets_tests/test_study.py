@@ -284,3 +284,12 @@ def test_limits_that_no_selection_keeps_are_refused_in_a_sentence(write, old, ne
     message = refused(write(LIMITED.replace(old, new)))
     assert sentence in message
     assert len(message.splitlines()) == 1
+
+
+def test_nothing_is_repeated_unless_asked(write):
+    assert load_study(write(MINIMAL)).selection.repeats == 1
+    message = refused(write(MINIMAL.replace("tokens = 100_000", "share = 1.5")))
+    assert "share = 1.5 is more than the candidates" in message
+    assert "repeats = 2" in message
+    assert load_study(write(MINIMAL.replace("tokens = 100_000", "share = 1.5\nrepeats = 2"))).selection.share == 1.5
+    assert "repeats = 0 is not accepted" in refused(write(MINIMAL + "repeats = 0\n"))

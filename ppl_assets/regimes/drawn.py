@@ -59,6 +59,7 @@ class Drawn:
         expected_chunks: sum of the inclusion probabilities; the number of chunks where there are none.
         certain_share: share of the subset that was included with a probability above 0.99.
         swaps: exchanges made.
+        repeated_tokens: tokens of chunks that are in the subset already.
     """
 
     members: Members
@@ -79,6 +80,7 @@ class Drawn:
     expected_chunks: float
     certain_share: float = 0.0
     swaps: int = 0
+    repeated_tokens: int = 0
 
     @property
     def index(self) -> IntArray:

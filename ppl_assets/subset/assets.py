@@ -112,7 +112,8 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
 def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[OrderedMembers, dict[str, Any]]:
     """The members in training order, and the selection's row without its export path."""
     aim = choose_target(snapshot, study.selection.aim)
-    tokens = min(selection_tokens(study, pool.candidates.total_tokens), pool.candidates.total_tokens)
+    total = pool.candidates.total_tokens
+    tokens = min(selection_tokens(study, total), total * study.selection.repeats)
     target = Target(aim.mu, aim.sigma, tokens)
     made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study))
     method, scorer = study.selection.method, current_scorer(snapshot)
@@ -168,15 +169,23 @@ def selection_hits_its_target(platform: Platform) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset=final_subset, blocking=True, description="No selected chunk is in the test set, and none is selected twice."
+    asset=final_subset,
+    blocking=True,
+    description="No selected chunk is in the test set, and none is selected too often.",
 )
 def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
     """Look the selected ids up among the held-out ones."""
     sql = """SELECT count(*) FILTER (chunk_id IN (SELECT chunk_id FROM {chunks} WHERE split <> 'candidate')) AS leaked,
-                    count(*) - count(DISTINCT chunk_id) AS doubled FROM {final_subset}"""
-    row = platform.lake.snapshot().query(sql, (FINAL_SUBSET, CHUNKS)).row(0, named=True)
-    sentence = f"{row['leaked']} selected chunks are held-out text, {row['doubled']} are selected twice."
-    return dg.AssetCheckResult(passed=not (row["leaked"] or row["doubled"]), description=sentence)
+                    count(*) - count(DISTINCT chunk_id) AS again FROM {final_subset}"""
+    snapshot, repeats = platform.lake.snapshot(), platform.study.selection.repeats
+    row = snapshot.query(sql, (FINAL_SUBSET, CHUNKS)).row(0, named=True)
+    often = """SELECT count(*) AS chunks FROM (SELECT chunk_id FROM {final_subset}
+               GROUP BY chunk_id HAVING count(*) > $repeats)"""
+    excess = snapshot.query(often, (FINAL_SUBSET,), {"repeats": repeats})["chunks"].item()
+    allowed = "twice" if repeats == 1 else f"more than {repeats} times"
+    sentence = f"{row['leaked']} selected chunks are held-out text, {excess} are selected {allowed}."
+    metadata = {"repeated_rows": row["again"]}
+    return dg.AssetCheckResult(passed=not (row["leaked"] or excess), description=sentence, metadata=metadata)
 
 
 def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
@@ -190,7 +199,7 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
     elif partition in ("matched", "gaussian", "greedy_dos"):
         follows += [target.mu, target.sigma]
     if partition != "selected":
-        follows += limits_of(study)
+        follows += [*limits_of(study), study.selection.repeats]
     return Inputs(
         [
             CODE_VERSION,

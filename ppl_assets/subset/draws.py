@@ -27,9 +27,10 @@ class OrderedDraw:
 
 
 def options_of(study: Study) -> SelectionOptions:
-    """The study's selection method and objective, and its limits of corpora."""
+    """The study's selection method and objective, its limits of corpora, and how often a chunk may be taken."""
     limits = tuple(Limit(*limit) for limit in limits_of(study))
-    return SelectionOptions(method=study.selection.method, objective=study.selection.objective, limits=limits)
+    asked = study.selection
+    return SelectionOptions(asked.method, asked.objective, limits=limits, repeats=asked.repeats)
 
 
 def limits_of(study: Study) -> list[tuple[str, float, float]]:
