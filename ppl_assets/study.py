@@ -302,6 +302,9 @@ class SelectionSection(Section):
     tokens: PositiveInt | None = Field(None, description="Token budget; give this or share.")
     share: float | None = Field(None, gt=0.0, description="Budget as a share of the candidate tokens; at most repeats.")
     repeats: int = Field(1, ge=1, le=100, description="Most times a chunk may be taken; 1: nothing is repeated.")
+    unit: Literal["chunk", "document"] = Field(
+        "chunk", description="What is selected: chunks, or whole documents, each with all its candidate chunks."
+    )
     method: Literal["tilt", "greedy_dos"] = Field("tilt", description="Sampler; greedy_dos is the paper's.")
     objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
     aim: Literal["nearest_as_good", "optimum"] = Field(
@@ -510,6 +513,8 @@ def _limit_problems(study: Study) -> Iterator[str]:
                 f"corpora.{name}.min_share = {corpus.min_share:g} exceeds max_share = {corpus.max_share:g}: a share "
                 "cannot lie between them; lower min_share, or raise max_share"
             )
+    if study.selection.unit == "document":
+        yield from _document_problems(study)
     least = sum(corpus.min_share for corpus in candidates.values())
     most = sum(corpus.max_share for corpus in candidates.values())
     if least > 1 + 1e-9:
@@ -521,6 +526,18 @@ def _limit_problems(study: Study) -> Iterator[str]:
             f"corpora.{next(iter(limited))} has a limit, and 'greedy_dos' picks chunk by chunk and keeps none: take "
             "selection.method = 'tilt' and leave greedy_dos out of strategies.rivals, or drop the limit"
         )
+
+
+def _document_problems(study: Study) -> Iterator[str]:
+    """What a selection of whole documents does not know, one sentence each."""
+    asked = {
+        f"selection.repeats = {study.selection.repeats}": study.selection.repeats > 1,
+        "min_share and max_share of corpora": bool(study.limited_corpora),
+        "greedy_dos": "greedy_dos" in (study.selection.method, *study.strategies.rivals),
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            yield f"selection.unit = 'document' takes whole documents, once each, and knows no {what}: leave one out"
 
 
 def _length_problems(study: Study) -> Iterator[str]:

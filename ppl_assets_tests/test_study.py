@@ -293,3 +293,11 @@ def test_nothing_is_repeated_unless_asked(write):
     assert "repeats = 2" in message
     assert load_study(write(MINIMAL.replace("tokens = 100_000", "share = 1.5\nrepeats = 2"))).selection.share == 1.5
     assert "repeats = 0 is not accepted" in refused(write(MINIMAL + "repeats = 0\n"))
+
+
+def test_whole_documents_know_no_limits_no_repetition_and_no_greedy_selection(write):
+    whole = MINIMAL + 'unit = "document"\n'
+    assert load_study(write(whole)).selection.unit == "document"
+    assert "once each, and knows no selection.repeats = 2" in refused(write(whole + "repeats = 2\n"))
+    assert "knows no greedy_dos" in refused(write(whole + 'method = "greedy_dos"\n'))
+    assert "knows no min_share" in refused(write(whole.replace('path = "notes"', 'path = "notes"\nmin_share = 0.1')))

@@ -79,7 +79,7 @@ class Cells:
 
 
 @dataclass(frozen=True, eq=False)
-class _Dual:
+class Dual:
     """F(x) = sum n log(1 + exp(X x)) - wanted . x + x P x / 2, to be minimized with x >= 0 from ``bounded`` on."""
 
     columns: FloatArray
@@ -183,7 +183,7 @@ def _solve(
     for attempt in range(LENGTH_PASSES):
         chunks = min(chunks if whole is None else float((whole / lengths).sum()), total * (1 - 1e-9))
         features, wanted = features_of(bins, chunks)
-        dual = _Dual(
+        dual = Dual(
             np.hstack([features, sides]),
             bins.chunks,
             np.concatenate([wanted, *((least / lengths)[part] for part in (fixed, low)), -(most / lengths)[high]]),

@@ -125,11 +125,17 @@ def features_of(bins: Bins, chunks: float) -> tuple[FloatArray, FloatArray]:
     """Orthonormal columns spanning 1, u, u^2 - 1 over the chunks, [B, 3], and the sums wanted in them, [3]."""
     plain = np.column_stack([np.ones_like(bins.chunks), bins.first / bins.chunks, bins.second / bins.chunks - 1.0])
     scale = np.sqrt(bins.chunks / bins.chunks.sum())
-    _, upper = np.linalg.qr(plain * scale[:, None])
+    inverse = orthonormalizing(plain * scale[:, None])
+    return plain @ inverse, inverse.T @ np.array([chunks, 0.0, 0.0])
+
+
+def orthonormalizing(columns: FloatArray) -> FloatArray:
+    """The matrix R^-1, [k, k], that makes columns [n, k] orthonormal, n >= k; those that others span vanish."""
+    _, upper = np.linalg.qr(columns)
     kept = np.abs(np.diag(upper)) > 1e-12 * np.abs(upper).max()
     upper[~kept, ~kept] = 1.0
-    inverse = np.linalg.inv(upper * np.sign(np.diag(upper))[:, None])
-    return plain @ inverse, inverse.T @ np.array([chunks, 0.0, 0.0])
+    inverse: FloatArray = np.linalg.inv(upper * np.sign(np.diag(upper))[:, None])
+    return inverse
 
 
 def _dual(features: FloatArray, weights: FloatArray, wanted: FloatArray, level: FloatArray) -> float:

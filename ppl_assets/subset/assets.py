@@ -36,6 +36,7 @@ from ppl_assets.subset.strategy_runs import (
     strategy_target,
 )
 from ppl_assets.subset.target import choose_target
+from ppl_assets.subset.whole_documents import documents_of
 from ppl_assets.tables import (
     CHUNKS,
     FINAL_SUBSET,
@@ -115,7 +116,11 @@ def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[Ordered
     total = pool.candidates.total_tokens
     tokens = min(selection_tokens(study, total), total * study.selection.repeats)
     target = Target(aim.mu, aim.sigma, tokens)
-    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study))
+    documents = None
+    if study.selection.unit == "document":
+        names = pl.read_parquet(pool.names, columns=["chunk_id", "corpus"])
+        documents = documents_of(snapshot, names, pool.candidates)
+    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study), documents)
     method, scorer = study.selection.method, current_scorer(snapshot)
     name = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
     drawn = made.drawn
@@ -199,7 +204,7 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
     elif partition in ("matched", "gaussian", "greedy_dos"):
         follows += [target.mu, target.sigma]
     if partition != "selected":
-        follows += [*limits_of(study), study.selection.repeats]
+        follows += [*limits_of(study), study.selection.repeats, study.selection.unit]
     return Inputs(
         [
             CODE_VERSION,

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from ppl_assets.markdown import as_markdown_table
+from ppl_assets.regimes.documents import Documents
 from ppl_assets.regimes.drawn import Drawn, Target
 from ppl_assets.regimes.limits import Limit
 from ppl_assets.regimes.ordering import prefix_order
 from ppl_assets.regimes.pool import Pool
 from ppl_assets.study import Study
-from ppl_assets.subset.selection import SelectionOptions, select
+from ppl_assets.subset.selection import SelectionOptions, select, select_documents
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,22 @@ def groups_of(study: Study) -> dict[str, int]:
     return {partition: names.index(name) + 1 for partition, name in named if name in names}
 
 
-def draw(name: str, study: Study, pool: Pool, target: Target, seed: int, prefixes: list[int]) -> OrderedDraw:
-    """Draw a strategy's subset and order it like a trial's: every prefix has the whole's moments."""
+def draw(
+    name: str,
+    study: Study,
+    pool: Pool,
+    target: Target,
+    seed: int,
+    prefixes: list[int],
+    documents: Documents | None = None,
+) -> OrderedDraw:
+    """Draw a strategy's subset and order it like a trial's: every prefix has the whole's moments.
+
+    With ``documents`` whole ones are drawn, and their order keeps them together.
+    """
+    if documents is not None:
+        whole = select_documents(name, documents, target, seed=seed)
+        return OrderedDraw(whole, pool.drawn(whole.index))
     drawn = select(name, pool.candidates, target, seed=seed, options=options_of(study))
     return OrderedDraw(drawn, ordered(pool.drawn(drawn.index), seed, prefixes))
 

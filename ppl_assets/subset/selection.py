@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates, ChunkSource, SelectionError
+from ppl_assets.regimes.documents import Documents, described, draw_documents
 from ppl_assets.regimes.drawn import Drawn, Target, describe
 from ppl_assets.regimes.limited import draw_limited
 from ppl_assets.regimes.limits import Limits
@@ -88,6 +89,33 @@ def select(
             f"give at least {candidates.longest} tokens"
         )
     return _once_counted(candidates, describe(every, every.members(index), target, status=method), options.repeats)
+
+
+def select_documents(name: str, documents: Documents, target: Target, *, seed: int) -> Drawn:
+    """Draw whole documents by a strategy's name; a rival takes documents by the mean perplexity of their chunks.
+
+    Args:
+        name: one of SELECTIONS but ``greedy_dos``.
+        documents: M documents.
+        target: token budget and moments, as for :func:`select`.
+        seed: any integer.
+
+    Raises:
+        SelectionError: unknown name, or a budget that the first choice does not fit into.
+    """
+    if name in ("selected", "tilt", "matched"):
+        return draw_documents(documents, target, seed=seed)
+    if name not in _RIVALS:
+        raise SelectionError(
+            f"selection {name!r} does not draw whole documents; use selected, matched, {', '.join(_RIVALS)}"
+        )
+    chosen = _RIVALS[name](documents.as_candidates, target, seed)
+    if chosen.size == 0:
+        raise SelectionError(
+            f"{name} with a budget of {target.tokens} tokens takes no document: its first choice is longer than that; "
+            f"give at least {documents.as_candidates.longest} tokens"
+        )
+    return described(documents, chosen, target, seed, status=name)
 
 
 def _once_counted(candidates: ChunkSource, drawn: Drawn, repeats: int) -> Drawn:

@@ -1,17 +1,22 @@
-"""Limits of corpora and repetition in a whole study: selection, checks, export, a rival, and what is not run again."""
+"""Limits of corpora, repetition and whole documents in a study: selection, checks, export, a rival."""
 
 import json
 from pathlib import Path
 
 import datasets
+import numpy as np
+import polars as pl
 
 from ppl_assets.law.assets import fitted_law_inputs
 from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import read_pool
 from ppl_assets.subset.assets import final_subset_inputs
 from ppl_assets.subset.draws import draw, groups_of
-from ppl_assets.tables import FINAL_SUBSET, SELECTIONS
+from ppl_assets.subset.whole_documents import documents_of, in_document_order
+from ppl_assets.tables import CHUNKS, FINAL_SUBSET, SELECTIONS
 from ppl_assets_tests.conftest import TinyStudy
+
+TARGET = Target(100.0, 50.0, 4096)
 
 
 def parts(study: TinyStudy):
@@ -52,7 +57,27 @@ def test_a_rival_keeps_the_same_limits_and_repeats_only_after_one_pass(study, mo
     limited = asked_for(study, monkeypatch, CORPORA__HARD__MAX_SHARE="0.25", SELECTION__REPEATS="2")
     given, _, snapshot = parts(limited)
     pool = read_pool(snapshot, given.corpus_partitions(), groups_of(given))
-    once = draw("random", given, pool, Target(100.0, 50.0, 4096), 1, [4096]).rows
+    once = draw("random", given, pool, TARGET, 1, [4096]).rows
     assert once["chunk_id"].is_unique().all()
     assert once.filter(corpus="hard")["n_tokens"].sum() <= 1024
     assert once["n_tokens"].sum() == 4096
+
+
+def test_whole_documents_are_selected_exported_and_reordered_whole(study, monkeypatch):
+    whole = asked_for(study, monkeypatch, SELECTION__UNIT="document")
+    assert whole.materialize("select_subset").success
+    given, _, snapshot = parts(whole)
+    rows, chosen = snapshot.read(FINAL_SUBSET).sort("rank"), snapshot.only_row(SELECTIONS)
+    assert "whole documents." in chosen["message"]
+    pool = read_pool(snapshot, given.corpus_partitions())
+    documents = documents_of(snapshot, pool.rows, pool.candidates)
+    held = dict(zip(pool.rows["chunk_id"], documents.number.tolist(), strict=True))
+    sizes = np.bincount(documents.number)
+    for order in (rows, in_document_order(rows, 5), draw("random", given, pool, TARGET, 1, [4096], documents).rows):
+        number = np.array([held[name] for name in order["chunk_id"]])
+        begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+        assert np.diff(np.append(begins, number.size)).tolist() == sizes[number[begins]].tolist()
+    assert in_document_order(rows, 5)["chunk_id"].sort().equals(rows["chunk_id"].sort())
+    chunks = snapshot.read(CHUNKS, ["chunk_id", "corpus", "position"])
+    placed = rows.join(chunks, on=["chunk_id", "corpus"], maintain_order="left")
+    assert (placed.group_by("corpus", "doc_id").agg(pl.col("position").diff().min())["position"].fill_null(1) > 0).all()
