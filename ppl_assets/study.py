@@ -81,6 +81,10 @@ class CorpusSection(Section):
     )
     buckets: int = Field(1, ge=1, le=512, description="Divide a big corpus into this many partitions, by file.")
     licence: str = Field("", description="Licence of the text, e.g. cc-by-4.0; stands in the export's card.")
+    min_share: float = Field(
+        0.0, ge=0.0, le=1.0, description="Least share of the selected tokens; buckets count together, as one corpus."
+    )
+    max_share: Share = Field(1.0, description="Most share of the selected tokens, likewise.")
 
     @property
     def paths(self) -> list[str]:
@@ -296,7 +300,11 @@ class SelectionSection(Section):
     """``[selection]``: how much text is wanted and how it is drawn."""
 
     tokens: PositiveInt | None = Field(None, description="Token budget; give this or share.")
-    share: Share | None = Field(None, description="Budget as a share of the candidate tokens.")
+    share: float | None = Field(None, gt=0.0, description="Budget as a share of the candidate tokens; at most repeats.")
+    repeats: int = Field(1, ge=1, le=100, description="Most times a chunk may be taken; 1: nothing is repeated.")
+    unit: Literal["chunk", "document"] = Field(
+        "chunk", description="What is selected: chunks, or whole documents, each with all its candidate chunks."
+    )
     method: Literal["tilt", "greedy_dos"] = Field("tilt", description="Sampler; greedy_dos is the paper's.")
     objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
     aim: Literal["nearest_as_good", "optimum"] = Field(
@@ -321,6 +329,11 @@ class SelectionSection(Section):
     def _one_budget(self) -> "SelectionSection":
         if (self.tokens is None) == (self.share is None):
             raise ValueError(f"tokens = {self.tokens} and share = {self.share}: give exactly one of them")
+        if self.share is not None and self.share > self.repeats:
+            raise ValueError(
+                f"share = {self.share:g} is more than the candidates repeats = {self.repeats} times: lower share, or "
+                f"let chunks repeat with repeats = {math.ceil(self.share)}"
+            )
         return self
 
 
@@ -408,7 +421,7 @@ class Study(BaseSettings):
                 raise ValueError(
                     f"corpora.{name}: a corpus is named with a-z, 0-9, _ and - and starts with a letter or digit"
                 )
-        if problems := [*_corpus_problems(self), *_length_problems(self)]:
+        if problems := [*_corpus_problems(self), *_limit_problems(self), *_length_problems(self)]:
             raise ValueError("\n".join(problems))
         return self
 
@@ -420,6 +433,11 @@ class Study(BaseSettings):
     def has_target(self) -> bool:
         """Whether the study names curated target text; otherwise test documents are held out of the corpora."""
         return bool(self.with_role("test"))
+
+    @property
+    def limited_corpora(self) -> dict[str, CorpusSection]:
+        """The corpora whose share of the selected tokens is limited, in the order of the file."""
+        return {name: corpus for name, corpus in self.corpora.items() if corpus.min_share > 0 or corpus.max_share < 1}
 
     def corpus_partitions(self) -> list[str]:
         """Partition keys of the corpus assets: one a corpus, or one a bucket for a corpus that has several."""
@@ -478,6 +496,48 @@ def _corpus_problems(study: Study) -> Iterator[str]:
             f"held_out.test_share = {study.held_out.test_share:g} leaves nothing to measure the test loss on: raise "
             "it, or give a corpus with role = 'test'"
         )
+
+
+def _limit_problems(study: Study) -> Iterator[str]:
+    """Which limits of corpora cannot be kept by any selection, one sentence each."""
+    limited, candidates = study.limited_corpora, study.with_role("candidate")
+    for name, corpus in limited.items():
+        if corpus.role != "candidate":
+            key = "min_share" if corpus.min_share > 0 else "max_share"
+            yield (
+                f"corpora.{name}.{key} = {getattr(corpus, key):g} limits what is selected, and nothing is selected "
+                f"from a corpus with role = {corpus.role!r}: leave it out"
+            )
+        if corpus.min_share > corpus.max_share:
+            yield (
+                f"corpora.{name}.min_share = {corpus.min_share:g} exceeds max_share = {corpus.max_share:g}: a share "
+                "cannot lie between them; lower min_share, or raise max_share"
+            )
+    if study.selection.unit == "document":
+        yield from _document_problems(study)
+    least = sum(corpus.min_share for corpus in candidates.values())
+    most = sum(corpus.max_share for corpus in candidates.values())
+    if least > 1 + 1e-9:
+        yield f"corpora: the min_share of all corpora add up to {least:g}, more than the whole selection; lower some"
+    if candidates and most < 1 - 1e-9:
+        yield f"corpora: the max_share of all corpora add up to {most:g}, less than the whole selection; raise some"
+    if limited and "greedy_dos" in (study.selection.method, *study.strategies.rivals):
+        yield (
+            f"corpora.{next(iter(limited))} has a limit, and 'greedy_dos' picks chunk by chunk and keeps none: take "
+            "selection.method = 'tilt' and leave greedy_dos out of strategies.rivals, or drop the limit"
+        )
+
+
+def _document_problems(study: Study) -> Iterator[str]:
+    """What a selection of whole documents does not know, one sentence each."""
+    asked = {
+        f"selection.repeats = {study.selection.repeats}": study.selection.repeats > 1,
+        "min_share and max_share of corpora": bool(study.limited_corpora),
+        "greedy_dos": "greedy_dos" in (study.selection.method, *study.strategies.rivals),
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            yield f"selection.unit = 'document' takes whole documents, once each, and knows no {what}: leave one out"
 
 
 def _length_problems(study: Study) -> Iterator[str]:

@@ -252,3 +252,52 @@ def test_which_trials_are_run_is_no_part_of_how_one_is(write):
     other = load_study(write(MINIMAL + '[trials]\nmode = "sequential"\nmax_tokens = 9_000_000\nbatch = 5\n')).trials
     assert plain.model_dump() == other.model_dump()
     assert other.batch == 5
+
+
+LIMITED = MINIMAL.replace(
+    'path = "notes"', 'path = "notes"\nmin_share = 0.6\n[corpora.web]\npath = "notes"\nmax_share = 0.3'
+)
+
+
+def test_limits_of_corpora_are_read(write):
+    study = load_study(write(LIMITED))
+    assert {name: (c.min_share, c.max_share) for name, c in study.limited_corpora.items()} == {
+        "notes": (0.6, 1.0),
+        "web": (0.0, 0.3),
+    }
+    assert load_study(write(MINIMAL)).limited_corpora == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("max_share = 0.3", "min_share = 0.5", "add up to 1.1, more than the whole selection"),
+        ("min_share = 0.6", "max_share = 0.6", "add up to 0.9, less than the whole selection"),
+        ("max_share = 0.3", "min_share = 0.4\nmax_share = 0.3", "min_share = 0.4 exceeds max_share = 0.3"),
+        ("max_share = 0.3", 'max_share = 0.3\nrole = "test"', "nothing is selected from a corpus with role = 'test'"),
+        ("tokens = 100_000", 'tokens = 100_000\nmethod = "greedy_dos"', "keeps none: take selection.method = 'tilt'"),
+        ("tokens = 100_000", 'tokens = 100_000\n[strategies]\nrivals = ["greedy_dos"]', "leave greedy_dos out"),
+        ("max_share = 0.3", "max_share = 0.0", "corpora.web.max_share = 0.0 is not accepted"),
+    ],
+)
+def test_limits_that_no_selection_keeps_are_refused_in_a_sentence(write, old, new, sentence):
+    message = refused(write(LIMITED.replace(old, new)))
+    assert sentence in message
+    assert len(message.splitlines()) == 1
+
+
+def test_nothing_is_repeated_unless_asked(write):
+    assert load_study(write(MINIMAL)).selection.repeats == 1
+    message = refused(write(MINIMAL.replace("tokens = 100_000", "share = 1.5")))
+    assert "share = 1.5 is more than the candidates" in message
+    assert "repeats = 2" in message
+    assert load_study(write(MINIMAL.replace("tokens = 100_000", "share = 1.5\nrepeats = 2"))).selection.share == 1.5
+    assert "repeats = 0 is not accepted" in refused(write(MINIMAL + "repeats = 0\n"))
+
+
+def test_whole_documents_know_no_limits_no_repetition_and_no_greedy_selection(write):
+    whole = MINIMAL + 'unit = "document"\n'
+    assert load_study(write(whole)).selection.unit == "document"
+    assert "once each, and knows no selection.repeats = 2" in refused(write(whole + "repeats = 2\n"))
+    assert "knows no greedy_dos" in refused(write(whole + 'method = "greedy_dos"\n'))
+    assert "knows no min_share" in refused(write(whole.replace('path = "notes"', 'path = "notes"\nmin_share = 0.1')))

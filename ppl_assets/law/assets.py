@@ -80,7 +80,7 @@ def fitted_law_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition:
             scorer,
             landscape.data_version if landscape else "",
             study.law.model_dump(),
-            study.selection.model_dump(),
+            study.selection.model_dump(include={"tokens", "share"}),
             study.regimes.inside,
             study.study.seed,
         ],

@@ -61,7 +61,7 @@ def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _par
             study.regimes.model_dump(),
             trials,
             [study.trials.max_tokens, study.trials.max_hours, *branches],
-            study.selection.model_dump(),
+            study.selection.model_dump(include={"tokens", "share", "repeats"}),
             study.study.seed,
         ]
     )
@@ -126,7 +126,9 @@ def _outlines(study: Study, pool: Pool) -> pl.DataFrame:
     """Outline of the reachable region at the shares of the smallest and largest measured count, and the selection's."""
     total, parts = pool.candidates.total_tokens, []
     counts = measured_prefixes(study)
-    for tokens in sorted({counts[0], counts[-1], selection_tokens(study, total)}):
+    # With r copies of every chunk, what t tokens can have is what t / r tokens can have of single ones.
+    selection = max(1, selection_tokens(study, total) // study.selection.repeats)
+    for tokens in sorted({counts[0], counts[-1], selection}):
         outline = ReachableRegion.at_share(pool.candidates, tokens).boundary(OUTLINE_POINTS)
         columns = {"mu": outline[:, 0], "sigma_low": outline[:, 1], "sigma_high": outline[:, 2]}
         parts.append(pl.DataFrame({"share": [min(1.0, tokens / total)] * len(outline), **columns}))

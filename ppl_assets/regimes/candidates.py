@@ -131,6 +131,7 @@ class Candidates(ChunkSource):
         ppl: float64 [N], perplexity; finite and positive.
         tokens: int64 [N], length in tokens; positive.
         key: uint64 [N], stable hash of the chunk id; distinct.
+        group: int16 [N], whose limit of tokens a chunk counts towards (0: nobody's); None where nothing is limited.
 
     Raises:
         SelectionError: nothing given, shapes differ, or a value is out of range.
@@ -139,6 +140,7 @@ class Candidates(ChunkSource):
     ppl: FloatArray
     tokens: IntArray
     key: KeyArray
+    group: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ppl", np.ascontiguousarray(self.ppl, np.float64))
@@ -147,13 +149,16 @@ class Candidates(ChunkSource):
         if self.ppl.ndim != 1 or not self.ppl.shape == self.tokens.shape == self.key.shape:
             shapes = f"{self.ppl.shape}, {self.tokens.shape} and {self.key.shape}"
             raise SelectionError(f"ppl, tokens and key have shapes {shapes}; give three arrays of one length")
+        if self.group is not None and self.group.shape != self.ppl.shape:
+            raise SelectionError(f"group has shape {self.group.shape}, ppl {self.ppl.shape}; give one group a chunk")
         _ = self.survey
 
     def blocks(self) -> Iterator[Block]:
         """Views of BLOCK chunks."""
         for start in range(0, self.ppl.size, BLOCK):
             part = slice(start, start + BLOCK)
-            yield Block(start, self.ppl[part], self.tokens[part], self.key[part])
+            group = None if self.group is None else self.group[part]
+            yield Block(start, self.ppl[part], self.tokens[part], self.key[part], group)
 
     def members(self, index: IntArray) -> Members:
         """The chunks at these positions."""
@@ -168,21 +173,20 @@ class StreamedCandidates(ChunkSource):
     """Chunks that are read anew in every pass, so that memory does not follow their number.
 
     Args:
-        read: gives perplexities, lengths and keys (as :class:`Candidates` has them) in batches of any size, all chunks
-            each time it is called and always in the same order.
+        read: gives perplexities, lengths, keys and, where tokens are limited, groups (as :class:`Candidates` has them)
+            in batches of any size, all chunks each time it is called and always in the same order.
     """
 
-    def __init__(self, read: Callable[[], Iterator[tuple[FloatArray, IntArray, KeyArray]]]) -> None:
+    def __init__(self, read: Callable[[], Iterator[tuple[NDArray[Any], ...]]]) -> None:
         self._read = read
 
     def blocks(self) -> Iterator[Block]:
         """The batches, cut to at most BLOCK chunks."""
         start = 0
-        for ppl, tokens, key in self._read():
-            for begin in range(0, ppl.size, BLOCK):
-                part = slice(begin, begin + BLOCK)
-                yield Block(start + begin, ppl[part], tokens[part], key[part])
-            start += ppl.size
+        for batch in self._read():
+            for begin in range(0, batch[0].size, BLOCK):
+                yield Block(start + begin, *(array[begin : begin + BLOCK] for array in batch))
+            start += batch[0].size
 
 
 def hashed(key: NDArray[Any], seed: int) -> KeyArray:

@@ -40,12 +40,20 @@ class Block:
         ppl: float64, perplexity.
         tokens: integers, length in tokens.
         key: uint64, stable hash of the chunk id.
+        group: int16, whose limit of tokens it counts towards (0: nobody's); None where nothing is limited.
+        where: int64, positions among all chunks; None where they follow each other from ``start``.
     """
 
     start: int
     ppl: FloatArray
     tokens: IntArray
     key: KeyArray
+    group: NDArray[np.int16] | None = None
+    where: IntArray | None = None
+
+    def at(self, places: IntArray) -> IntArray:
+        """Positions among all chunks of those at these places, int64."""
+        return places + self.start if self.where is None else self.where[places]
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,12 +52,14 @@ class Drawn:
         is_reachable: whether a subset of this size can have the target's moments.
         distance: from target to the nearest reachable point in (ln mu, ln sigma); 0 where reachable.
         reachable_tokens: largest budget at which the target is reachable, the whole corpus at most; 0 for none.
-        status: tilt, tilt_boundary (the probabilities did not converge, exchanges did the work), all, constant, single,
-            or the strategy's name.
+        status: tilt, tilt_boundary (the probabilities did not converge, exchanges did the work), limited (limits of
+            corpora moved it), limited_nearest (and stand in the way of the target), all, constant, single, or the
+            strategy's name.
         message: what was reached, as sentences.
         expected_chunks: sum of the inclusion probabilities; the number of chunks where there are none.
         certain_share: share of the subset that was included with a probability above 0.99.
         swaps: exchanges made.
+        repeated_tokens: tokens of chunks that are in the subset already.
     """
 
     members: Members
@@ -78,6 +80,7 @@ class Drawn:
     expected_chunks: float
     certain_share: float = 0.0
     swaps: int = 0
+    repeated_tokens: int = 0
 
     @property
     def index(self) -> IntArray:

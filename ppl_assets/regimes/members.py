@@ -166,7 +166,7 @@ def _compared(plan: Plan, widths: FloatArray) -> tuple[Members, Members]:
         for mask, parts in ((is_sure, sure), (is_near, near)):
             taken = np.flatnonzero(mask)
             tokens = block.tokens[taken].astype(np.int64, copy=False)
-            parts.append(Members(taken + block.start, block.ppl[taken], tokens, block.key[taken]))
+            parts.append(Members(block.at(taken), block.ppl[taken], tokens, block.key[taken]))
     return in_hash_order(Members.joined(sure), plan.seed), Members.joined(near)
 
 
@@ -228,7 +228,9 @@ def _fits(chosen: Mask, priority: FloatArray, tokens: IntArray, budget: int, lim
     return True
 
 
-def on_target(choice: Choice, aim: tuple[float, float], window: tuple[int, int], seed: int) -> tuple[Members, int]:
+def on_target(
+    choice: Choice, aim: tuple[float, float], window: tuple[int, int], seed: int, others: Sums | None = None
+) -> tuple[Members, int]:
     """The members after exchanges that bring their moments to the aim, in hash order, and the number of exchanges.
 
     Marginal chunks are tried first, so that exchanges touch what a slightly other budget would have touched too.
@@ -236,8 +238,9 @@ def on_target(choice: Choice, aim: tuple[float, float], window: tuple[int, int],
     Args:
         choice: the subset before.
         aim: mean and deviation of perplexity.
-        window: tokens stay above the first and at most the second number.
+        window: tokens (the others' included) stay above the first and at most the second number.
         seed: of the hash.
+        others: sums of further members, in units of the aim, that stay.
     """
     near = choice.near.take(np.flatnonzero(choice.chosen)[::-1])
     outer = choice.near.take(~choice.chosen)
@@ -245,6 +248,8 @@ def on_target(choice: Choice, aim: tuple[float, float], window: tuple[int, int],
     moving = _in_play(u)
     fixed = Sums.of(u[~moving], np.concatenate([near.tokens, choice.sure.tokens])[~moving])
     of_near, of_sure = moving[: near.index.size], moving[near.index.size :]
+    if others is not None:
+        fixed = fixed.plus(others)
     coming = outer.take(_in_play((outer.ppl - aim[0]) / aim[1]))
     pool = Members.joined([near.take(of_near), choice.sure.take(of_sure), coming])
     places, size = np.arange(pool.index.size), int(moving.sum())

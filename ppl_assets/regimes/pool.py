@@ -5,10 +5,11 @@ its own, for the final subset, whose candidates may be many more than fit.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,6 @@ from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.candidates import selectable_batches, selectable_chunks
 from ppl_assets.regimes.candidates import Candidates, ChunkSource, StreamedCandidates
 from ppl_assets.regimes.design import Trial
-from ppl_assets.regimes.distribution import FloatArray, IntArray, KeyArray
 from ppl_assets.tables import REGIMES
 
 BATCH_ROWS = 1 << 18
@@ -30,8 +30,10 @@ CHUNK_BYTES = 24
 
 NAMES = pa.schema([("chunk_id", pa.string()), ("corpus", pa.string()), ("n_tokens", pa.int64()), ("ppl", pa.float64())])
 NUMBERS = pa.schema([("ppl", pa.float64()), ("n_tokens", pa.int32()), ("key", pa.uint64())])
-"""Columns of a stored pool's two files. Numbers are read in every pass, and Arrow's own format takes a tenth of the
-time of Parquet, whose compression finds nothing in hashes and mantissas."""
+GROUP = pa.field("group", pa.int16())
+"""Columns of a stored pool's two files; the last only where shares of corpora are limited. Numbers are read in every
+pass, and Arrow's own format takes a tenth of the time of Parquet, whose compression finds nothing in hashes and
+mantissas."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,30 @@ class StoredPool:
     candidates: ChunkSource
 
 
-def read_pool(snapshot: Snapshot, corpora: Sequence[str]) -> Pool:
-    """Everything that may be selected from these corpora."""
+def read_pool(snapshot: Snapshot, corpora: Sequence[str], groups: Mapping[str, int] | None = None) -> Pool:
+    """Everything that may be selected from these corpora.
+
+    Args:
+        snapshot: the lake.
+        corpora: corpus partitions of the study.
+        groups: group of each partition whose share is limited; nothing where none is.
+    """
     rows = selectable_chunks(snapshot, corpora)
-    candidates = Candidates(rows["ppl"].to_numpy(), rows["n_tokens"].to_numpy(), rows["key"].to_numpy())
+    group = None
+    if groups:
+        group = rows["corpus"].replace_strict(groups, default=0, return_dtype=pl.Int16).to_numpy()
+    candidates = Candidates(rows["ppl"].to_numpy(), rows["n_tokens"].to_numpy(), rows["key"].to_numpy(), group)
     return Pool(rows.drop("key"), candidates)
 
 
 @contextmanager
-def stored_pool(snapshot: Snapshot, corpora: Sequence[str], folder: Path, memory_gib: float) -> Iterator[StoredPool]:
+def stored_pool(
+    snapshot: Snapshot,
+    corpora: Sequence[str],
+    folder: Path,
+    memory_gib: float,
+    groups: Mapping[str, int] | None = None,
+) -> Iterator[StoredPool]:
     """Everything that may be selected from these corpora, in files that are gone afterwards.
 
     Args:
@@ -80,48 +97,61 @@ def stored_pool(snapshot: Snapshot, corpora: Sequence[str], folder: Path, memory
         corpora: corpus partitions of the study.
         folder: where the files are made; about 80 bytes a chunk.
         memory_gib: candidates that take less are loaded, others are read in batches in every pass.
+        groups: group of each partition whose share is limited; nothing where none is.
     """
+    schema = NUMBERS.append(GROUP) if groups else NUMBERS
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="candidates-", dir=folder) as place:
         names, numbers = Path(place) / "names.parquet", Path(place) / "numbers.arrow"
         with (
             pq.ParquetWriter(names, NAMES, compression="zstd", use_dictionary=["corpus"]) as for_names,
-            pa.ipc.new_file(str(numbers), NUMBERS) as for_numbers,
+            pa.ipc.new_file(str(numbers), schema) as for_numbers,
         ):
             for batch in selectable_batches(snapshot, corpora, BATCH_ROWS):
                 for_names.write_batch(batch.select(NAMES.names).cast(NAMES))
-                for_numbers.write_batch(batch.select(NUMBERS.names).cast(NUMBERS))
+                if groups:
+                    batch = _with_group(batch, groups)  # noqa: PLW2901 - the same rows
+                for_numbers.write_batch(batch.select(schema.names).cast(schema))
         yield StoredPool(names, stored_candidates(numbers, memory_gib))
 
 
 def stored_candidates(file: Path, memory_gib: float) -> ChunkSource:
-    """The candidates of an Arrow file with the columns of NUMBERS: loaded where they fit, else read in batches.
+    """The candidates of an Arrow file: loaded where they fit, else read in batches.
 
     Args:
-        file: none of its values is null.
+        file: the columns of NUMBERS, and GROUP where shares are limited; none of its values is null.
         memory_gib: memory that loaded candidates may take, GiB.
     """
     with pa.OSFile(str(file)) as opened:
-        rows = int(pa.ipc.open_file(opened).count_rows())
+        reader = pa.ipc.open_file(opened)
+        rows, is_grouped = int(reader.count_rows()), GROUP.name in reader.schema.names
     if rows * CHUNK_BYTES > memory_gib * 2**30:
         return StreamedCandidates(lambda: _batches(file))
-    ppl, tokens, key = np.empty(rows), np.empty(rows, np.int64), np.empty(rows, np.uint64)
+    columns: list[Any] = [np.empty(rows), np.empty(rows, np.int64), np.empty(rows, np.uint64)]
+    if is_grouped:
+        columns.append(np.empty(rows, np.int16))
     start = 0
     for batch in _batches(file):
         end = start + batch[0].size
-        ppl[start:end], tokens[start:end], key[start:end] = batch
+        for column, part in zip(columns, batch, strict=True):
+            column[start:end] = part
         start = end
-    return Candidates(ppl, tokens, key)
+    return Candidates(*columns)
 
 
-def _batches(file: Path) -> Iterator[tuple[FloatArray, IntArray, KeyArray]]:
-    """Perplexities, lengths and keys, in the order of the rows."""
+def _with_group(batch: pa.RecordBatch, groups: Mapping[str, int]) -> pa.RecordBatch:
+    """The batch with the group of each row's corpus."""
+    of_row = [groups.get(corpus, 0) for corpus in batch.column("corpus").to_pylist()]
+    return batch.append_column(GROUP, pa.array(of_row, GROUP.type))
+
+
+def _batches(file: Path) -> Iterator[tuple[np.ndarray, ...]]:
+    """Perplexities, lengths, keys and groups where there are some, in the order of the rows."""
     with pa.OSFile(str(file)) as opened:
         reader = pa.ipc.open_file(opened)
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
-            ppl, tokens, key = (batch.column(name).to_numpy() for name in NUMBERS.names)
-            yield ppl, tokens, key
+            yield tuple(column.to_numpy() for column in batch.columns)
 
 
 def trial_rows(trials: Sequence[Trial], pool: Pool) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -58,10 +58,10 @@ def draw_tilt(candidates: ChunkSource, target: Target, *, seed: int) -> Drawn:
 
 def _drawn_by_tilt(candidates: ChunkSource, target: Target, seed: int) -> Drawn:
     """The subset where there is something to choose."""
-    budget = _whole_chunks(candidates, target.tokens)
-    aim_mu, aim_sigma = _aim(candidates, target, budget)
+    budget = whole_chunks(candidates, target.tokens)
+    aim_mu, aim_sigma = aim_of(candidates, target, budget)
     scores = candidates.distribution
-    begin, end = _without_dominant(scores, (aim_mu, aim_sigma), budget)
+    begin, end = without_dominant(scores, (aim_mu, aim_sigma), budget)
     allowed = scores.part(begin, end)
     bins = Bins.of(allowed, aim_mu, aim_sigma)
     tilt = solve_tilt(bins, candidates.count * budget / candidates.total_tokens, budget)
@@ -83,7 +83,7 @@ def _drawn_by_tilt(candidates: ChunkSource, target: Target, seed: int) -> Drawn:
     )
 
 
-def _aim(candidates: ChunkSource, target: Target, budget: int) -> tuple[float, float]:
+def aim_of(candidates: ChunkSource, target: Target, budget: int) -> tuple[float, float]:
     """The target's moments, or the nearest ones that the budget reaches.
 
     Raises:
@@ -101,12 +101,12 @@ def _aim(candidates: ChunkSource, target: Target, budget: int) -> tuple[float, f
     return mu, sigma
 
 
-def _whole_chunks(candidates: ChunkSource, tokens: int) -> int:
+def whole_chunks(candidates: ChunkSource, tokens: int) -> int:
     """The budget in whole chunks where all are equally long, else as given."""
     return tokens - tokens % candidates.longest if candidates.shortest == candidates.longest else tokens
 
 
-def _without_dominant(scores: Distribution, aim: tuple[float, float], budget: int) -> tuple[int, int]:
+def without_dominant(scores: Distribution, aim: tuple[float, float], budget: int) -> tuple[int, int]:
     """First and last (exclusive) atom that may be drawn: without those of the smallest share that can be spared."""
     chunks = scores.count * budget / scores.total_tokens
     for share in DOMINANT_SHARES:
@@ -138,4 +138,4 @@ def _nearest_chunk(candidates: ChunkSource, target: Target, seed: int) -> Member
 
 def _positions(block: Block) -> IntArray:
     """Positions of a block's chunks among all, int64 [n]."""
-    return np.arange(block.start, block.start + block.ppl.size)
+    return block.at(np.arange(block.ppl.size))

@@ -94,7 +94,7 @@ def solve_tilt(bins: Bins, chunks: float, tokens: float) -> Tilt:
 
 def solve_for_chunks(bins: Bins, chunks: float) -> Tilt:
     """Damped Newton on the dual F(l) = sum n_b log(1 + exp(l . f_b)) - l0 * chunks, with backtracking."""
-    features, wanted = _features(bins, chunks)
+    features, wanted = features_of(bins, chunks)
     weights = bins.chunks
     share = min(chunks / weights.sum(), 1 - 1e-9)
     level = np.array([np.log(share / (1 - share)), 0.0, 0.0])
@@ -121,15 +121,21 @@ def solve_for_chunks(bins: Bins, chunks: float) -> Tilt:
     return Tilt(inclusion, float(np.dot(weights, inclusion)), float(residual))
 
 
-def _features(bins: Bins, chunks: float) -> tuple[FloatArray, FloatArray]:
+def features_of(bins: Bins, chunks: float) -> tuple[FloatArray, FloatArray]:
     """Orthonormal columns spanning 1, u, u^2 - 1 over the chunks, [B, 3], and the sums wanted in them, [3]."""
     plain = np.column_stack([np.ones_like(bins.chunks), bins.first / bins.chunks, bins.second / bins.chunks - 1.0])
     scale = np.sqrt(bins.chunks / bins.chunks.sum())
-    _, upper = np.linalg.qr(plain * scale[:, None])
+    inverse = orthonormalizing(plain * scale[:, None])
+    return plain @ inverse, inverse.T @ np.array([chunks, 0.0, 0.0])
+
+
+def orthonormalizing(columns: FloatArray) -> FloatArray:
+    """The matrix R^-1, [k, k], that makes columns [n, k] orthonormal, n >= k; those that others span vanish."""
+    _, upper = np.linalg.qr(columns)
     kept = np.abs(np.diag(upper)) > 1e-12 * np.abs(upper).max()
     upper[~kept, ~kept] = 1.0
-    inverse = np.linalg.inv(upper * np.sign(np.diag(upper))[:, None])
-    return plain @ inverse, inverse.T @ np.array([chunks, 0.0, 0.0])
+    inverse: FloatArray = np.linalg.inv(upper * np.sign(np.diag(upper))[:, None])
+    return inverse
 
 
 def _dual(features: FloatArray, weights: FloatArray, wanted: FloatArray, level: FloatArray) -> float:

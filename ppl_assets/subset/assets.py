@@ -21,7 +21,7 @@ from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import StoredPool, read_pool, stored_pool
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
-from ppl_assets.subset.draws import options_of
+from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_within_limits
 from ppl_assets.subset.handover import export_selection, is_exported
 from ppl_assets.subset.kind import kind_of
 from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
@@ -37,6 +37,7 @@ from ppl_assets.subset.strategy_runs import (
     strategy_target,
 )
 from ppl_assets.subset.target import choose_target
+from ppl_assets.subset.whole_documents import documents_of
 from ppl_assets.tables import (
     CHUNKS,
     FINAL_SUBSET,
@@ -70,6 +71,7 @@ def final_subset_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partitio
             study.selection.model_dump(),
             study.study.seed,
             measured_prefixes(study),
+            *limits_of(study),
         ]
     )
 
@@ -94,7 +96,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     if commit is None:
         half = study.selection.memory_gib / 2
         corpora, folder = study.corpus_partitions(), step.lake.staging
-        with step.lake.memory(half), stored_pool(step.snapshot, corpora, folder, half) as pool:
+        with step.lake.memory(half), stored_pool(step.snapshot, corpora, folder, half, groups_of(study)) as pool:
             made, selection = _select(study, step.snapshot, pool)
             selection["export_path"] = str(exports / selection["selection_id"])
             rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
@@ -106,15 +108,20 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     selection = snapshot.only_row(SELECTIONS)
     if not is_exported(study, snapshot):
         export_selection(study, snapshot, commit, exports)
-    return _selection_result(step, commit, selection)
+    return _selection_result(study, step, commit, selection)
 
 
 def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[OrderedMembers, dict[str, Any]]:
     """The members in training order, and the selection's row without its export path."""
     aim = choose_target(snapshot, study.selection.aim)
-    tokens = min(selection_tokens(study, pool.candidates.total_tokens), pool.candidates.total_tokens)
+    total = pool.candidates.total_tokens
+    tokens = min(selection_tokens(study, total), total * study.selection.repeats)
     target = Target(aim.mu, aim.sigma, tokens)
-    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study))
+    documents = None
+    if study.selection.unit == "document":
+        names = pl.read_parquet(pool.names, columns=["chunk_id", "corpus"])
+        documents = documents_of(snapshot, names, pool.candidates)
+    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study), documents)
     method, scorer = study.selection.method, current_scorer(snapshot)
     name = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
     drawn = made.drawn
@@ -140,7 +147,7 @@ def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[Ordered
     return made, selection
 
 
-def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:
+def _selection_result(study: Study, step: Step, commit: Commit, selection: dict[str, object]) -> dg.MaterializeResult:
     snapshot = step.lake.snapshot()
     sql = """SELECT corpus, count(*) AS chunks, sum(n_tokens)::BIGINT AS n_tokens FROM {final_subset}
              GROUP BY corpus ORDER BY corpus"""
@@ -150,6 +157,8 @@ def _selection_result(step: Step, commit: Commit, selection: dict[str, object]) 
         "corpora": dg.MetadataValue.md(as_markdown_table(shares)),
         "export": dg.MetadataValue.path(str(selection["export_path"])),
     }
+    if limits := shares_within_limits(study, shares):
+        metadata["limits"] = dg.MetadataValue.md(limits)
     return step.result(commit, metadata, table=FINAL_SUBSET, rows=sum(shares["chunks"]))
 
 
@@ -181,15 +190,23 @@ def selection_is_of_the_trials_kind(platform: Platform) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(
-    asset=final_subset, blocking=True, description="No selected chunk is in the test set, and none is selected twice."
+    asset=final_subset,
+    blocking=True,
+    description="No selected chunk is in the test set, and none is selected too often.",
 )
 def selection_holds_no_test_chunk(platform: Platform) -> dg.AssetCheckResult:
     """Look the selected ids up among the held-out ones."""
     sql = """SELECT count(*) FILTER (chunk_id IN (SELECT chunk_id FROM {chunks} WHERE split <> 'candidate')) AS leaked,
-                    count(*) - count(DISTINCT chunk_id) AS doubled FROM {final_subset}"""
-    row = platform.lake.snapshot().query(sql, (FINAL_SUBSET, CHUNKS)).row(0, named=True)
-    sentence = f"{row['leaked']} selected chunks are held-out text, {row['doubled']} are selected twice."
-    return dg.AssetCheckResult(passed=not (row["leaked"] or row["doubled"]), description=sentence)
+                    count(*) - count(DISTINCT chunk_id) AS again FROM {final_subset}"""
+    snapshot, repeats = platform.lake.snapshot(), platform.study.selection.repeats
+    row = snapshot.query(sql, (FINAL_SUBSET, CHUNKS)).row(0, named=True)
+    often = """SELECT count(*) AS chunks FROM (SELECT chunk_id FROM {final_subset}
+               GROUP BY chunk_id HAVING count(*) > $repeats)"""
+    excess = snapshot.query(often, (FINAL_SUBSET,), {"repeats": repeats})["chunks"].item()
+    allowed = "twice" if repeats == 1 else f"more than {repeats} times"
+    sentence = f"{row['leaked']} selected chunks are held-out text, {excess} are selected {allowed}."
+    metadata = {"repeated_rows": row["again"]}
+    return dg.AssetCheckResult(passed=not (row["leaked"] or excess), description=sentence, metadata=metadata)
 
 
 def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
@@ -202,6 +219,8 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
         follows = [snapshot.only_row(SELECTIONS)["selection_id"]]
     elif partition in ("matched", "gaussian", "greedy_dos"):
         follows += [target.mu, target.sigma]
+    if partition != "selected":
+        follows += [*limits_of(study), study.selection.repeats, study.selection.unit]
     return Inputs(
         [
             CODE_VERSION,
@@ -250,7 +269,7 @@ def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg
     commit = step.unchanged(inputs)
     if commit is None:
         setting = strategy_setting(study, step.snapshot)
-        pool = read_pool(step.snapshot, study.corpus_partitions())
+        pool = read_pool(step.snapshot, study.corpus_partitions(), groups_of(study))
         parts = [run_seed(study, step, setting, pool, number) for number in range(study.strategies.seeds)]
         rows = pl.concat(map(as_declared, parts)).with_columns(strategy=pl.lit(step.partition))
         commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))

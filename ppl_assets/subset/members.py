@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from ppl_assets.lake import Snapshot
 from ppl_assets.regimes.design import subset_hash
 from ppl_assets.regimes.distribution import IntArray
+from ppl_assets.regimes.documents import Documents
 from ppl_assets.regimes.drawn import Drawn, Target
 from ppl_assets.regimes.ordering import prefix_order
 from ppl_assets.regimes.pool import BATCH_ROWS, StoredPool
-from ppl_assets.subset.selection import SelectionOptions, select
+from ppl_assets.subset.selection import SelectionOptions, select, select_documents
 from ppl_assets.tables import CHUNKS
 
 _MEMBERS = """
@@ -48,7 +49,12 @@ class OrderedMembers:
 
 
 def draw_members(
-    pool: StoredPool, target: Target, seed: int, prefixes: list[int], options: SelectionOptions
+    pool: StoredPool,
+    target: Target,
+    seed: int,
+    prefixes: list[int],
+    options: SelectionOptions,
+    documents: Documents | None = None,
 ) -> OrderedMembers:
     """Draw the selected subset and order it like a trial's: every prefix has the whole's moments.
 
@@ -58,7 +64,11 @@ def draw_members(
         seed: any integer.
         prefixes: token counts that will be measured.
         options: method and objective.
+        documents: the pool's documents where these are selected whole; their order is that of the draw.
     """
+    if documents is not None:
+        drawn = select_documents("selected", documents, target, seed=seed)
+        return OrderedMembers(drawn, drawn.index, subset_hash(drawn.members.key))
     drawn = select("selected", pool.candidates, target, seed=seed, options=options)
     order, _ = prefix_order(drawn.members.ppl, drawn.members.tokens, seed=seed, prefixes=prefixes)
     return OrderedMembers(drawn, drawn.index[order], subset_hash(drawn.members.key[order]))

@@ -2,7 +2,9 @@
 
 Random; lowest, middle and highest perplexity (Marion et al. 2023, arXiv 2309.04564; Ankner et al. 2024, arXiv
 2405.20541); Gaussian importance in perplexity (BERTIN, De la Rosa et al. 2022, arXiv 2207.06814).
-Each returns positions into the candidates, at most the budget and less than one chunk below it.
+Each returns positions into the candidates, at most the budget and less than one chunk below it; where shares of corpora
+are limited, each takes its own order as far as they allow. Where chunks may be taken several times, each begins its
+order again once all were taken, and position i + c N is copy c of the chunk at i.
 """
 
 import numpy as np
@@ -10,32 +12,34 @@ import numpy as np
 from ppl_assets.regimes.candidates import Candidates
 from ppl_assets.regimes.distribution import IntArray
 from ppl_assets.regimes.drawn import Target
+from ppl_assets.regimes.limits import Limits, fill_within
 from ppl_assets.regimes.quotas import fill_budget
+from ppl_assets.regimes.repeats import passes, repeated_in_memory
 
 
-def random(candidates: Candidates, target: Target, seed: int) -> IntArray:
+def random(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
     """Chunks in the order of a hash of (key, seed)."""
-    return fill_budget(candidates, np.argsort(candidates.uniforms(seed)), target.tokens)
+    return _filled(candidates, np.argsort(candidates.uniforms(seed)), target.tokens, limits, repeats)
 
 
-def lowest(candidates: Candidates, target: Target, seed: int) -> IntArray:
+def lowest(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
     """The lowest perplexities, ties by hash."""
-    return fill_budget(candidates, np.lexsort((candidates.uniforms(seed), candidates.ppl)), target.tokens)
+    return _filled(candidates, np.lexsort((candidates.uniforms(seed), candidates.ppl)), target.tokens, limits, repeats)
 
 
-def highest(candidates: Candidates, target: Target, seed: int) -> IntArray:
+def highest(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
     """The highest perplexities, ties by hash."""
-    return fill_budget(candidates, np.lexsort((candidates.uniforms(seed), -candidates.ppl)), target.tokens)
+    return _filled(candidates, np.lexsort((candidates.uniforms(seed), -candidates.ppl)), target.tokens, limits, repeats)
 
 
-def middle(candidates: Candidates, target: Target, seed: int) -> IntArray:
+def middle(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
     """The ranks around the median, equally far on both sides."""
     by_rank = np.lexsort((candidates.uniforms(seed), candidates.ppl))
     from_median = np.argsort(np.abs(np.arange(candidates.count) - (candidates.count - 1) / 2), kind="stable")
-    return fill_budget(candidates, by_rank[from_median], target.tokens)
+    return _filled(candidates, by_rank[from_median], target.tokens, limits, repeats)
 
 
-def gaussian(candidates: Candidates, target: Target, seed: int) -> IntArray:
+def gaussian(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
     """Weighted draws without replacement, weight exp(-(x - mu*)^2 / (2 sigma*^2)).
 
     Exponential keys (Efraimidis & Spirakis 2006): the smallest of -ln(uniform) / weight, compared as logarithms so that
@@ -43,4 +47,10 @@ def gaussian(candidates: Candidates, target: Target, seed: int) -> IntArray:
     """
     distance = (candidates.ppl - target.mu) / target.sigma
     keys = np.log(-np.log(candidates.uniforms(seed))) + distance**2 / 2
-    return fill_budget(candidates, np.argsort(keys), target.tokens)
+    return _filled(candidates, np.argsort(keys), target.tokens, limits, repeats)
+
+
+def _filled(candidates: Candidates, order: IntArray, budget: int, limits: Limits, repeats: int) -> IntArray:
+    """The first of an order, taken up to ``repeats`` times, that fit into the budget and the limits where there are."""
+    every, order = repeated_in_memory(candidates, repeats), passes(order, candidates.count, repeats)
+    return fill_within(every, order, budget, limits) if limits else fill_budget(every, order, budget)

@@ -20,6 +20,7 @@ from ppl_assets.resources import Step
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import draw, ordered
 from ppl_assets.subset.target import law_scorer, scope_moments
+from ppl_assets.subset.whole_documents import documents_of, in_document_order
 from ppl_assets.tables import FINAL_SUBSET, FITTED_LAW, SELECTIONS, STRATEGY_LOSSES
 from ppl_assets.trials.assets import train_subset
 from ppl_assets.trials.downstream import Downstream, lm_eval_command
@@ -53,12 +54,15 @@ def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
 def run_seed(study: Study, step: Step, setting: Setting, pool: Pool, number: int) -> pl.DataFrame:
     """Rows of one seed: of an earlier identical run where there is one, else trained now."""
     seed, recipe = study.study.seed + number, setting.recipe
-    prefixes = measured_token_counts(recipe)
+    prefixes, is_whole = measured_token_counts(recipe), study.selection.unit == "document"
     if step.partition == "selected":
-        members = step.snapshot.read(FINAL_SUBSET, ["rank", "chunk_id", "corpus", "n_tokens", "ppl"]).sort("rank")
-        subset = ordered(members, seed, prefixes)
+        columns = ["rank", "chunk_id", "corpus", "doc_id", "n_tokens", "ppl"]
+        members = step.snapshot.read(FINAL_SUBSET, columns).sort("rank")
+        subset = in_document_order(members, seed) if is_whole else ordered(members, seed, prefixes)
     else:
-        subset = draw(step.partition, study, pool, strategy_target(step.snapshot, step.partition), seed, prefixes).rows
+        target = strategy_target(step.snapshot, step.partition)
+        documents = documents_of(step.snapshot, pool.rows, pool.candidates) if is_whole else None
+        subset = draw(step.partition, study, pool, target, seed, prefixes, documents).rows
     name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
     known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
     if not known.is_empty() and _is_measured(study, known):

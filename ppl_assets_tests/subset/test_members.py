@@ -12,6 +12,7 @@ import pytest
 from ppl_assets.lake import Lake, Provenance, Snapshot
 from ppl_assets.regimes.candidates import Candidates, SelectionError, StreamedCandidates
 from ppl_assets.regimes.drawn import Target
+from ppl_assets.regimes.limits import Limit
 from ppl_assets.regimes.pool import read_pool, stored_pool
 from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
 from ppl_assets.subset.selection import SelectionOptions
@@ -100,6 +101,21 @@ def test_members_carry_their_document_and_file_in_training_order(snapshot: Snaps
     assert rows["ppl"].is_between(*FENCE).all()
     assert set(rows.columns) == {column.name for column in FINAL_SUBSET.columns}
     assert rows["chunk_id"].is_unique().all()
+
+
+def test_limits_of_corpora_are_kept_whether_loaded_or_streamed(snapshot: Snapshot, tmp_path: Path) -> None:
+    options = SelectionOptions(limits=[Limit("b", most=0.2)])
+    rows = []
+    for gib in (LOADED, STREAMED):
+        with stored_pool(snapshot, CORPORA, tmp_path, gib, {"b": 1}) as pool:
+            made = draw_members(pool, TARGET, 3, [2000, 20_000], options)
+            batches = pa.Table.from_batches(member_batches(snapshot, pool, made.index, "selection", "now"))
+        rows.append(pl.DataFrame(pl.from_arrow(batches)))
+        assert made.drawn.objective < 1e-8
+    assert rows[0].equals(rows[1])
+    tokens = dict(rows[0].group_by("corpus").agg(pl.col("n_tokens").sum()).iter_rows())
+    assert 0.2 * TARGET.tokens - 72 < tokens["b"] <= 0.2 * TARGET.tokens
+    assert read_pool(snapshot, CORPORA, {"b": 1}).candidates.group is not None
 
 
 def test_the_lake_takes_the_members_as_they_come(snapshot: Snapshot, tmp_path: Path) -> None:
