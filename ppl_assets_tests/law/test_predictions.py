@@ -1,5 +1,7 @@
 """What the stored law says: read back from its table."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -109,3 +111,9 @@ def test_the_surface_by_tokens_is_the_law_on_the_hull(stored):
     assert 0.9 < surface.inside.mean() <= 1.0  # the design is a full grid
     line = LOSSES.with_columns(sigma=pl.when(pl.col("point") > 0).then(110.0))
     assert surface_by_tokens(forecast, line, [BUDGET]) is None
+
+
+def test_a_selection_that_takes_chunks_several_times_reaches_what_one_copy_of_its_share_does():
+    study = SimpleNamespace(selection=SimpleNamespace(repeats=3))
+    assert of_each_copy(study, 90) == 30
+    assert of_each_copy(study, 1) == 1
