@@ -10,7 +10,7 @@ from ppl_assets.lake import LakeError
 from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.law_rows import law_rows, observations
 from ppl_assets.law.observations import measured_noise
-from ppl_assets.law.predictions import Forecast, chosen_law, law_residuals, surface_by_tokens
+from ppl_assets.law.predictions import Forecast, chosen_law, law_residuals, of_each_copy, surface_by_tokens
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.uncertainty import delta_interval
 from ppl_assets_tests.law.synthetic import trials
