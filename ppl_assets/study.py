@@ -325,6 +325,13 @@ class SelectionSection(Section):
         ),
     )
 
+    def of_each_copy(self, tokens: int) -> int:
+        """What ``tokens`` of the selection take of one copy of the candidates.
+
+        With r copies of every chunk, what t tokens can have is what t / r tokens can have of single ones.
+        """
+        return max(1, tokens // self.repeats)
+
     @model_validator(mode="after")
     def _one_budget(self) -> "SelectionSection":
         if (self.tokens is None) == (self.share is None):

@@ -13,7 +13,7 @@ from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.indistinguishable import equals_sentence
 from ppl_assets.law.law_rows import finding_rows, law_rows, observations
 from ppl_assets.law.observations import measured_noise
-from ppl_assets.law.predictions import chosen_law, law_surface, of_each_copy, reachable_at
+from ppl_assets.law.predictions import chosen_law, law_surface, reachable_at
 from ppl_assets.law.proposals import FIXED, decide, proposed_rows, step_rows
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.markdown import as_markdown_table
@@ -109,7 +109,7 @@ def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
         obs = observations(losses, all_trials(step.snapshot).select("trial", "regime"))
         pool = read_pool(step.snapshot, study.corpus_partitions())
         tokens = selection_tokens(study, pool.candidates.total_tokens)
-        region = SearchRegion.of(obs, reachable_at(pool, of_each_copy(study, tokens), study.regimes.inside))
+        region = SearchRegion.of(obs, reachable_at(pool, study.selection.of_each_copy(tokens), study.regimes.inside))
         noise = measured_noise(obs)
         how = study.law
         results = fit_all(obs, region, tokens, noise, how.bootstrap, study.study.seed, how.confidence, how.robust)

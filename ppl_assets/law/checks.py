@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from ppl_assets.law.choice import FormResult
-from ppl_assets.law.leave_out import LARGEST
-from ppl_assets.law.observations import LabelArray, Observations
+from ppl_assets.law.observations import LabelArray, Observations, at_largest
 from ppl_assets.law.optimum import SIGNIFICANT
 from ppl_assets.law.region import SearchRegion
 
@@ -264,12 +263,11 @@ def _within_trials(chosen: FormResult) -> Finding:
 
 def _near_measured(chosen: FormResult) -> Finding:
     """Whether the optimum promises much less than the best regime measured has, at the largest measured count."""
-    obs, best = chosen.fit.observations, chosen.optimum
-    largest = obs.tokens >= LARGEST * obs.tokens.max()
-    index = obs.regime_index[largest]
-    level = np.exp(np.bincount(index, np.log(obs.loss[largest])) / np.maximum(np.bincount(index), 1))
-    measured = float(level[np.bincount(index) > 0].min())
-    promised = float(chosen.fit.predict(best.mu, best.sigma, float(obs.tokens[largest].mean())))
+    best = chosen.optimum
+    obs = chosen.fit.observations.subset(at_largest(chosen.fit.observations.tokens))
+    index = obs.regime_index
+    measured = float(np.exp((np.bincount(index, np.log(obs.loss)) / np.bincount(index)).min()))
+    promised = float(chosen.fit.predict(best.mu, best.sigma, float(obs.tokens.mean())))
     gain, allowed = 100.0 * (measured / promised - 1.0), max(UNSHOWN_PCT, 2.0 * best.noise_pct)
     return Finding(
         "optimum_near_measured",

@@ -11,13 +11,10 @@ from scipy import stats
 
 from ppl_assets.law.fit import refusal
 from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind, design
-from ppl_assets.law.observations import FloatArray, LabelArray, Observations
+from ppl_assets.law.observations import FloatArray, LabelArray, Observations, at_largest, last_points
 from ppl_assets.law.profile import solve
 
 NAN = float("nan")
-
-LARGEST = 0.9
-"""Points with this share of the largest token count or more are the largest: subsets end a few tokens apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +67,19 @@ class LeaveOneRunOut:
     @property
     def largest_pct(self) -> float:
         """Root mean square error at the largest token count, where regimes differ most, % of loss."""
-        errors = self.errors[self.tokens >= LARGEST * self.tokens.max(initial=0.0)]
+        errors = self.errors[at_largest(self.tokens)]
         return 100.0 * float(np.sqrt(np.mean(errors**2))) if len(errors) else NAN
 
     @property
     def pairwise_accuracy(self) -> float:
         """Share of pairs of runs whose last losses are ordered as predicted; 0.5 is a coin."""
-        last = _last_points(self.run, self.tokens)
+        last = last_points(self.run, self.tokens)
         return pairwise_accuracy(self.observed[last], self.predicted[last])
 
     @property
     def rank(self) -> float:
         """Spearman's correlation of the runs' last losses with those predicted."""
-        last = _last_points(self.run, self.tokens)
+        last = last_points(self.run, self.tokens)
         return rank_correlation(self.observed[last], self.predicted[last])
 
 
@@ -128,7 +125,7 @@ def held_out_largest(
     """Predict every point at the largest token count from a fit of all points at smaller ones; ``huber`` as in fit."""
     shape, how = FORMS[form], LINKS[link]
     used = obs.subset(obs.loss < obs.base_loss) if how.anchored else obs
-    largest = used.tokens >= LARGEST * used.tokens.max(initial=0.0)
+    largest = at_largest(used.tokens)
     rest, last = used.subset(~largest), used.subset(largest)
     why_not = refusal(rest, shape)
     if why_not:
@@ -196,7 +193,3 @@ def rank_correlation(observed: FloatArray, predicted: FloatArray) -> float:
     if known.sum() < 3 or np.ptp(observed[known]) == 0 or np.ptp(predicted[known]) == 0:
         return NAN
     return float(stats.spearmanr(observed[known], predicted[known]).statistic)
-
-
-def _last_points(run: LabelArray, tokens: FloatArray) -> list[int]:
-    return [int(np.flatnonzero(run == label)[np.argmax(tokens[run == label])]) for label in np.unique(run)]

@@ -21,6 +21,10 @@ Statistics = Literal["raw", "log"]
 """What mu and sigma are: mean and deviation of PPL, or exp of the mean and deviation of ln PPL."""
 
 
+LARGEST = 0.9
+"""Points with this share of the largest token count or more are the largest."""
+
+
 class ObservationError(UserError, ValueError):
     """The measurements cannot be used as given; the message says which and what is accepted."""
 
@@ -144,9 +148,7 @@ class Observations:
     @cached_property
     def harmful_runs(self) -> LabelArray:
         """[h] runs whose last measured loss is not below the base model's."""
-        last = [np.flatnonzero(self.run == label) for label in self.runs]
-        ends = np.array([rows[np.argmax(self.tokens[rows])] for rows in last], dtype=np.int64)
-        return self.runs[self.loss[ends] >= self.base_loss]
+        return self.runs[self.loss[last_points(self.run, self.tokens)] >= self.base_loss]
 
     def run_means(self) -> tuple[FloatArray, FloatArray]:
         """[R] geometric means of mu and of sigma over each run's points: where the run lies in the plane."""
@@ -156,6 +158,16 @@ class Observations:
             np.exp(np.bincount(index, np.log(self.mu)) / count),
             np.exp(np.bincount(index, np.log(self.sigma)) / count),
         )
+
+
+def last_points(run: LabelArray, tokens: FloatArray) -> list[int]:
+    """Place of each run's point with the most tokens, in the order of its sorted labels."""
+    return [int(np.flatnonzero(run == label)[np.argmax(tokens[run == label])]) for label in np.unique(run)]
+
+
+def at_largest(tokens: FloatArray) -> MaskArray:
+    """Which points are at the largest token count, bool [n]: subsets end a few tokens apart."""
+    return np.asarray(tokens >= LARGEST * tokens.max(initial=0.0))
 
 
 def _numbered(labels: LabelArray) -> IntArray:

@@ -17,7 +17,6 @@ from ppl_assets.law.uncertainty import delta_interval
 from ppl_assets.plots import CURVE_COLUMNS, RESIDUAL_COLUMNS, LawSurface, SurfaceByTokens
 from ppl_assets.regimes.pool import Pool
 from ppl_assets.regimes.reachable import ReachableRegion
-from ppl_assets.study import Study
 
 SURFACE_POINTS = 81
 """Grid points a side of a drawn surface."""
@@ -153,11 +152,6 @@ def chosen_law(fitted_law: pl.DataFrame) -> StoredLaw | None:
     if chosen.is_empty():
         raise LakeError("table fitted_law has no chosen row; materialize fitted_law first")
     return StoredLaw.from_row(chosen.row(0, named=True))
-
-
-def of_each_copy(study: Study, tokens: int) -> int:
-    """The selection's tokens from one copy of the candidates, where it may take each chunk several times."""
-    return max(1, tokens // study.selection.repeats)
 
 
 def reachable_at(pool: Pool, tokens: int, margin: float) -> Reachable:

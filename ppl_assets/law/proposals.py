@@ -11,7 +11,7 @@ import polars as pl
 from ppl_assets.lake import Snapshot
 from ppl_assets.law.law_rows import observations
 from ppl_assets.law.observations import FloatArray, measured_noise
-from ppl_assets.law.predictions import of_each_copy, reachable_at
+from ppl_assets.law.predictions import reachable_at
 from ppl_assets.law.region import Reachable, SearchRegion
 from ppl_assets.law.sequential import Pick, SequentialStep, StopRule, next_step
 from ppl_assets.regimes.cost import affordable, budget_problem, cost_of_trials
@@ -77,7 +77,7 @@ def decide(
             return Decision("budget_spent", f"{sentence} ({names}), and the budget no longer pays for them: {problem}.")
         return Decision("waiting", f"{sentence}: materialize them first ({names}).")
     obs = observations(losses, asked.select("trial", "regime"))
-    region = SearchRegion.of(obs, reachable_at(pool, of_each_copy(study, tokens), study.regimes.inside))
+    region = SearchRegion.of(obs, reachable_at(pool, study.selection.of_each_copy(tokens), study.regimes.inside))
     grid = open_places(ReachableRegion.at_share(pool.candidates, study.trials.tokens), study.regimes.inside, LEVELS)
     law = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
     further = None if law["further_mu"] is None else (law["further_mu"], law["further_sigma"])

@@ -3,7 +3,7 @@
 They draw on matplotlib's Agg canvas without pyplot; the look is in ``style``.
 """
 
-from ppl_assets.plots.curves import CURVE_COLUMNS, RESIDUAL_COLUMNS, loss_curves, residuals
+from ppl_assets.plots.curves import CURVE_COLUMNS, NO_CURVES, RESIDUAL_COLUMNS, loss_curves, residuals
 from ppl_assets.plots.design import trial_design
 from ppl_assets.plots.grid import LawSurface, SurfaceByTokens
 from ppl_assets.plots.landscape import chunk_histogram, landscape
@@ -13,6 +13,7 @@ from ppl_assets.plots.surface import law_surface
 
 __all__ = [
     "CURVE_COLUMNS",
+    "NO_CURVES",
     "RESIDUAL_COLUMNS",
     "LawSurface",
     "Size",

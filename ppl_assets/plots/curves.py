@@ -29,6 +29,9 @@ MOST_LETTERS = 16
 CURVE_COLUMNS = ("trial", "tokens", "predicted_loss")
 """Predictions of the chosen form along each trial: any token counts, dense enough for a smooth line."""
 
+NO_CURVES = pl.DataFrame(schema=dict(zip(CURVE_COLUMNS, (pl.String, pl.Float64, pl.Float64), strict=True)))
+"""Where there is no law yet, or none was fitted."""
+
 RESIDUAL_COLUMNS = ("form", "link", "trial", "tokens", "predicted_loss", "test_loss")
 """Fitted against measured, one row per form, link and observation used in the fit."""
 

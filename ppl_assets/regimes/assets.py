@@ -126,9 +126,7 @@ def _outlines(study: Study, pool: Pool) -> pl.DataFrame:
     """Outline of the reachable region at the shares of the smallest and largest measured count, and the selection's."""
     total, parts = pool.candidates.total_tokens, []
     counts = measured_prefixes(study)
-    # With r copies of every chunk, what t tokens can have is what t / r tokens can have of single ones.
-    selection = max(1, selection_tokens(study, total) // study.selection.repeats)
-    for tokens in sorted({counts[0], counts[-1], selection}):
+    for tokens in sorted({counts[0], counts[-1], study.selection.of_each_copy(selection_tokens(study, total))}):
         outline = ReachableRegion.at_share(pool.candidates, tokens).boundary(OUTLINE_POINTS)
         columns = {"mu": outline[:, 0], "sigma_low": outline[:, 1], "sigma_high": outline[:, 2]}
         parts.append(pl.DataFrame({"share": [min(1.0, tokens / total)] * len(outline), **columns}))

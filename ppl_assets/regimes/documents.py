@@ -179,13 +179,12 @@ def _sums(documents: Documents, aim: tuple[float, float]) -> FloatArray:
 
 def _inclusion(sums: FloatArray, tokens: float) -> tuple[FloatArray, bool]:
     """Inclusion probability of each document, [M], and whether they have the moments (0, 1); else the nearest."""
+    inclusion, _, is_solved = _solve(sums, tokens, 0.0, np.zeros(3))
+    if is_solved:
+        return inclusion, True
     x = np.zeros(3)
-    for softness in (0.0, *SOFTNESS):
-        inclusion, x, is_solved = _solve(sums, tokens, softness, x if softness else np.zeros(3))
-        if softness == 0.0:
-            if is_solved:
-                return inclusion, True
-            x = np.zeros(3)
+    for softness in SOFTNESS:
+        inclusion, x, _ = _solve(sums, tokens, softness, x)
     return inclusion, False
 
 

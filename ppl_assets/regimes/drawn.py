@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_assets.regimes.candidates import ChunkSource, Members, SelectionError
-from ppl_assets.regimes.distribution import IntArray
+from ppl_assets.regimes.distribution import FloatArray, IntArray
 from ppl_assets.regimes.reachable import ReachableRegion, budget_reaching
 
 SAFE_MARGIN = 0.02
@@ -104,15 +104,26 @@ def divergence(candidates: ChunkSource, members: Members) -> float:
     Over bins of equal candidate count, as far as atoms allow: 100 of them, fewer where there are fewer than 500
     members, since empty bins alone would then raise it.
     """
-    scores, count, size = candidates.distribution, candidates.count, members.ppl.size
-    bins = int(np.clip(min(size // 5, count // 10), 2, 100))
+    bins = int(np.clip(min(members.ppl.size // 5, candidates.count // 10), 2, 100))
+    return binned_divergence(candidates, members.ppl, bins)[0]
+
+
+def binned_divergence(candidates: ChunkSource, ppl: FloatArray, bins: int) -> tuple[float, int]:
+    """Kullback-Leibler divergence in nats over ``bins`` bins of equal candidate count, and how many hold a member.
+
+    Args:
+        candidates: N chunks.
+        ppl: [n], perplexities of some of them.
+        bins: as far as atoms allow.
+    """
+    scores, count = candidates.distribution, candidates.count
     cuts = np.unique(scores.atoms_at((np.arange(1, bins) * count) // bins))
     whole = np.diff(scores.prefix_sums[0][cuts], prepend=0, append=count)
-    held = np.cumsum(np.bincount(scores.places(members.ppl), minlength=scores.value.size))
-    part = np.diff(np.append(0, held)[cuts], prepend=0, append=size)
-    p, q = part / size, whole / count
+    held = np.cumsum(np.bincount(scores.places(ppl), minlength=scores.value.size))
+    part = np.diff(np.append(0, held)[cuts], prepend=0, append=ppl.size)
+    p, q = part / ppl.size, whole / count
     seen = p > 0
-    return float(np.sum(p[seen] * np.log(p[seen] / q[seen])))
+    return float(np.sum(p[seen] * np.log(p[seen] / q[seen]))), int(seen.sum())
 
 
 def describe(

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from ppl_assets.regimes.distribution import FloatArray, IntArray, sums_by
 from ppl_assets.regimes.quotas import Mask
-from ppl_assets.regimes.tilt import LENGTH_PASSES, NEWTON_STEPS, SOLVED, Bins, features_of
+from ppl_assets.regimes.tilt import LENGTH_PASSES, NEWTON_STEPS, SOLVED, Bins, features_of, moments_of
 
 LONGEST_STEP = 5.0
 """Most that one step changes the log odds by: beyond, the curvature it was computed from says nothing."""
@@ -208,9 +208,8 @@ def _solve(
 
 def _penalty(bins: Bins, features: FloatArray, weight: float, sides: int) -> FloatArray:
     """The quadratic form of ``weight`` times the squared multipliers of u and u^2 - 1, in the features' coordinates."""
-    plain = np.column_stack([np.ones_like(bins.chunks), bins.first / bins.chunks, bins.second / bins.chunks - 1.0])
-    # features = plain @ inverse, so plain multipliers are inverse @ level.
-    inverse = np.linalg.lstsq(plain, features, rcond=None)[0][1:]
+    # features = moments @ inverse, so plain multipliers are inverse @ level.
+    inverse = np.linalg.lstsq(moments_of(bins), features, rcond=None)[0][1:]
     penalty = np.zeros((3 + sides, 3 + sides))
     penalty[:3, :3] = weight * inverse.T @ inverse
     return penalty

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from ppl_assets.regimes.candidates import ChunkSource, Members, hashed, hashed_uniforms, uniforms_of
 from ppl_assets.regimes.distribution import FloatArray, IntArray, sums_by
-from ppl_assets.regimes.quotas import STRATUM_CHUNKS, Mask, quotas_of
+from ppl_assets.regimes.quotas import STRATUM_CHUNKS, Mask, first_of_each, quotas_of
 from ppl_assets.regimes.swaps import FAR_RANKS, Sums, refine
 from ppl_assets.regimes.tilt import Bins
 
@@ -195,11 +195,7 @@ def _by_quota(plan: Plan, sure: Members, near: Members, limit: float) -> Mask | 
     sizes = np.bincount(stratum, minlength=strata)
     if limit < np.inf and ((wanted < 0) | (wanted > sizes)).any():
         return None
-    order = np.argsort(stratum, kind="stable")
-    place = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.zeros(order.size, bool)
-    chosen[order[place < np.repeat(wanted, sizes)]] = True
-    return chosen
+    return first_of_each(stratum, wanted)
 
 
 def _fits(chosen: Mask, priority: FloatArray, tokens: IntArray, budget: int, limit: float) -> bool:

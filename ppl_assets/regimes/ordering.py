@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_assets.regimes.candidates import SelectionError, hashed_uniforms
 from ppl_assets.regimes.distribution import FloatArray, IntArray
-from ppl_assets.regimes.quotas import Mask
+from ppl_assets.regimes.quotas import Mask, first_of_each
 from ppl_assets.regimes.swaps import Sums, refine
 from ppl_assets.regimes.token_counts import chunks_reaching
 
@@ -160,12 +160,7 @@ def _spread(u: FloatArray, pool: IntArray, wanted: int) -> Mask:
     offset = float(hashed_uniforms(pool[:1], wanted)[0])
     ends = np.minimum(np.floor(np.cumsum(sizes) * (wanted / pool.size) + offset), wanted)
     ends[-1] = wanted
-    quota = np.diff(ends, prepend=0)
-    by_group = np.argsort(group, kind="stable")
-    place = np.arange(pool.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.zeros(pool.size, bool)
-    chosen[by_group[place < np.repeat(quota, sizes)]] = True
-    return chosen
+    return first_of_each(group, np.diff(ends, prepend=0))
 
 
 def _within(u: FloatArray, tokens: IntArray, stretch: IntArray, done: Sums, finest: int) -> IntArray:

@@ -26,6 +26,21 @@ def quotas_of(expected: FloatArray, sizes: FloatArray, *, offset: float) -> IntA
     return np.minimum(np.diff(ends, prepend=0), sizes).astype(np.int64)
 
 
+def first_of_each(group: NDArray[np.integer], quota: IntArray) -> Mask:
+    """Mark the first ``quota`` of each group in the order given, bool [n].
+
+    Args:
+        group: integers [n], from 0 to S - 1.
+        quota: int64 [S].
+    """
+    sizes = np.bincount(group, minlength=quota.size)
+    order = np.argsort(group, kind="stable")
+    place = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.zeros(order.size, bool)
+    chosen[order[place < np.repeat(quota, sizes)]] = True
+    return chosen
+
+
 def fill_budget(candidates: Candidates, order: IntArray, budget: int) -> IntArray:
     """The first chunks of an order of positions that fit into the budget together."""
     return order[: int(np.searchsorted(np.cumsum(candidates.tokens[order]), budget, side="right"))]

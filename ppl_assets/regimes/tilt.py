@@ -123,10 +123,15 @@ def solve_for_chunks(bins: Bins, chunks: float) -> Tilt:
 
 def features_of(bins: Bins, chunks: float) -> tuple[FloatArray, FloatArray]:
     """Orthonormal columns spanning 1, u, u^2 - 1 over the chunks, [B, 3], and the sums wanted in them, [3]."""
-    plain = np.column_stack([np.ones_like(bins.chunks), bins.first / bins.chunks, bins.second / bins.chunks - 1.0])
+    plain = moments_of(bins)
     scale = np.sqrt(bins.chunks / bins.chunks.sum())
     inverse = orthonormalizing(plain * scale[:, None])
     return plain @ inverse, inverse.T @ np.array([chunks, 0.0, 0.0])
+
+
+def moments_of(bins: Bins) -> FloatArray:
+    """1, u and u^2 - 1, each averaged over the chunks of a bin, [B, 3]."""
+    return np.column_stack([np.ones_like(bins.chunks), bins.first / bins.chunks, bins.second / bins.chunks - 1.0])
 
 
 def orthonormalizing(columns: FloatArray) -> FloatArray:

@@ -5,7 +5,6 @@ nothing under the final name; the next run removes what it left.
 """
 
 import json
-import os
 import re
 import shutil
 import uuid
@@ -161,8 +160,7 @@ def _write_synced(path: Path, text: str) -> None:
     """Write a file and wait until it is on disk."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    flush(path)
 
 
 def _put_in_place(unfinished: Path, final: Path) -> None:

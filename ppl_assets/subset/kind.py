@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_assets.regimes.candidates import ChunkSource
 from ppl_assets.regimes.distribution import FloatArray
-from ppl_assets.regimes.drawn import Target
+from ppl_assets.regimes.drawn import Target, binned_divergence
 from ppl_assets.regimes.sampler import draw_tilt
 
 DRAWS = 6
@@ -43,14 +43,8 @@ class Shape:
     def of(cls, candidates: ChunkSource, ppl: FloatArray) -> "Shape":
         """Of a subset's perplexities [n], which are some of the candidates'."""
         z = (ppl - ppl.mean()) / (ppl.std() or 1.0)
-        scores, count = candidates.distribution, candidates.count
-        cuts = np.unique(scores.atoms_at((np.arange(1, BINS) * count) // BINS))
-        whole = np.diff(scores.prefix_sums[0][cuts], prepend=0, append=count) / count
-        held = np.cumsum(np.bincount(scores.places(ppl), minlength=scores.value.size))
-        part = np.diff(np.append(0, held)[cuts], prepend=0, append=ppl.size) / ppl.size
-        seen = part > 0
-        divergence = float(np.sum(part[seen] * np.log(part[seen] / whole[seen])))
-        return cls(float(np.mean(z**3)), divergence - (int(seen.sum()) - 1) / (2 * ppl.size))
+        divergence, filled = binned_divergence(candidates, ppl, BINS)
+        return cls(float(np.mean(z**3)), divergence - (filled - 1) / (2 * ppl.size))
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ from ppl_assets.subset.report_page import render, summarize
 
 __all__ = ["Finding", "Provenance", "ReportInput", "draw", "summarize", "write_report"]
 
-CURVE_SCHEMA = dict(zip(plots.CURVE_COLUMNS, (pl.String, pl.Float64, pl.Float64), strict=True))
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -131,7 +129,7 @@ def draw(data: ReportInput, size: plots.Size = "page") -> dict[str, bytes]:
             data.histogram, data.landscape, data.regimes, data.selection, size
         )
     if not trained.is_empty():
-        curves = data.curves if data.curves.width else pl.DataFrame(schema=CURVE_SCHEMA)
+        curves = data.curves if data.curves.width else plots.NO_CURVES
         charts["trials"] = lambda: plots.loss_curves(data.trial_losses, curves, data.regimes, size)
     if data.surface is not None:
         surface = data.surface

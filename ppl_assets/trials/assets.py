@@ -165,15 +165,11 @@ def _trial_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     return step.result(commit, metadata, table=TRIAL_LOSSES, rows=rows.height)
 
 
-NO_FIT = pl.DataFrame(schema={"trial": pl.String, "tokens": pl.Float64, "predicted_loss": pl.Float64})
-"""A run is shown as it was measured, before any law."""
-
-
 def _curve(rows: pl.DataFrame, regimes: pl.DataFrame) -> dict[str, object]:
     """The run's test loss as a picture; nothing where it diverged before its first measurement."""
     if rows.filter((pl.col("tokens") > 0) & pl.col("test_loss").is_finite()).is_empty():
         return {}
-    picture = plots.loss_curves(rows, NO_FIT, regimes, size="small")
+    picture = plots.loss_curves(rows, plots.NO_CURVES, regimes, size="small")
     return {
         "curve": dg.MetadataValue.md(plots.as_markdown(picture, "Test loss against tokens; dashed: before training"))
     }

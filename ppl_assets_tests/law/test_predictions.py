@@ -1,7 +1,5 @@
 """What the stored law says: read back from its table."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -10,9 +8,10 @@ from ppl_assets.lake import LakeError
 from ppl_assets.law.choice import choose, fit_all, judged
 from ppl_assets.law.law_rows import law_rows, observations
 from ppl_assets.law.observations import measured_noise
-from ppl_assets.law.predictions import Forecast, chosen_law, law_residuals, of_each_copy, surface_by_tokens
+from ppl_assets.law.predictions import Forecast, chosen_law, law_residuals, surface_by_tokens
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.uncertainty import delta_interval
+from ppl_assets.study import SelectionSection
 from ppl_assets_tests.law.synthetic import trials
 from ppl_assets_tests.subset.report_factory import BUDGET, regime_table, table, trial_table
 
@@ -114,6 +113,6 @@ def test_the_surface_by_tokens_is_the_law_on_the_hull(stored):
 
 
 def test_a_selection_that_takes_chunks_several_times_reaches_what_one_copy_of_its_share_does():
-    study = SimpleNamespace(selection=SimpleNamespace(repeats=3))
-    assert of_each_copy(study, 90) == 30
-    assert of_each_copy(study, 1) == 1
+    selection = SelectionSection(tokens=90, repeats=3)
+    assert selection.of_each_copy(90) == 30
+    assert selection.of_each_copy(1) == 1
