@@ -36,21 +36,31 @@ NEAR = 0.06
 POINTS, MOST_TRIALS = 6, 20
 TEST_TOKENS, GENERAL_TOKENS = 8_192, 2_048
 
-SENTENCES = (
-    "We use cookies to improve your experience on this site; by continuing to browse you accept our cookie policy.",
-    "Copyright (c) {year} {owner}. All rights reserved.",
-    "Redistribution and use in source and binary forms, with or without modification, are permitted.",
-    "The above copyright notice and this permission notice shall be included in all copies of the software.",
-    "THE SOFTWARE IS PROVIDED AS IS, WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED.",
-    "In no event shall {owner} be liable for any direct, indirect, incidental or special damages.",
-    "Neither the name of {owner} nor the names of its contributors may be used to endorse products.",
-    "Subscribe to our newsletter and get {number} % off your first order.",
-    "Share this page: Facebook, Twitter, Reddit, LinkedIn, e-mail. {number} people like this.",
-    "Last updated in {year}. Page {number} of {other}. Previous. Next. Home. Contact. Sitemap. Terms of use.",
-    "This file was generated automatically; changes to it will be lost when it is generated again.",
-    "Click here to log in or to create a free account at {owner}.",
+SENTENCES = """\
+Copyright {year} {owner}. All rights reserved.
+Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with it.
+You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
+Unless required by applicable law or agreed to in writing, software distributed under the License is distributed
+on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and limitations under the License.
+This source code is licensed under the BSD-style license found in the LICENSE file in the root directory of this tree.
+Redistribution and use in source and binary forms, with or without modification, are permitted provided that
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO
+THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT.
+This file was automatically generated; do not edit it by hand, since any change will be overwritten.
+We use cookies to improve your experience on this site; by continuing to browse you accept our cookie policy.
+Share this page: Facebook, Twitter, Reddit, LinkedIn, e-mail. {number} people like this.
+Last updated in {year}. Page {number} of {other}. Previous. Next. Home. Contact. Sitemap. Terms of use.
+Subscribe to our newsletter and get {number} % off your first order.
+""".splitlines()
+"""Licences, which any base model knows by heart, this one from its own general text; and the rims of web pages."""
+OWNERS = (
+    "The HuggingFace Team",
+    "Facebook, Inc. and its affiliates",
+    "Google LLC",
+    "the authors",
+    "Example Corporation",
 )
-OWNERS = ("the authors", "Example Corporation", "the contributors", "Acme Ltd.", "the foundation", "the regents")
 
 Maker = Callable[[np.random.Generator, Sequence[str]], Iterator[str]]
 

@@ -224,6 +224,12 @@ class TrialsSection(Section):
         0, ge=0, le=16, description="Measured counts from which a branch with a falling rate is trained as well."
     )
     decay_share: Share = Field(0.2, description="Length of such a branch, as a share of the tokens before it.")
+    average_share: float = Field(
+        0.2,
+        ge=0.0,
+        le=0.5,
+        description="Share of the tokens before a measurement over which weights are averaged for it; 0: no average.",
+    )
     lora_rank: int = Field(
         0, ge=0, le=1024, description="Rank of adapters trained instead of the weights (needs peft); 0: the weights."
     )

@@ -35,6 +35,8 @@ class TrialRecipe:
         decay_branches: measured counts from which a branch with a falling rate is trained; the run itself is unmoved.
         decay_share: length of such a branch, as a share of the tokens before it.
         lora_rank: rank of the adapters that are trained instead of the weights; 0: the weights.
+        average_share: a measurement is of the mean of the weights over the last steps, this share of the tokens before
+            it; 0: of the last step's weights.
     """
 
     learning_rate: float = 5e-4
@@ -49,6 +51,7 @@ class TrialRecipe:
     decay_branches: int = 0
     decay_share: float = 0.2
     lora_rank: int = 0
+    average_share: float = 0.2
 
     @property
     def warmup_tokens(self) -> float:
@@ -58,6 +61,10 @@ class TrialRecipe:
     def is_rising(self, seen: int) -> bool:
         """Whether the rate still rises once ``seen`` tokens are trained on."""
         return seen < self.warmup_tokens
+
+    def is_averaged(self, seen: int, last: int, due: int) -> bool:
+        """Whether the weights at ``seen`` tokens count in the measurement at ``due``; ``last`` is the one before."""
+        return self.average_share > 0.0 and seen > max(last, (1.0 - self.average_share) * due)
 
     def rate(self, seen: int) -> float:
         """Learning rate of the step that ends at ``seen`` tokens."""
@@ -97,7 +104,8 @@ def setting_id(
     Decay branches leave the run itself as it is, so they are in the run's fingerprint and not in the setting's.
     """
     trained = asdict(recipe)
-    for name in ("decay_branches", "decay_share", *([] if recipe.lora_rank else ["lora_rank"])):
+    unset = [name for name in ("lora_rank", "average_share") if not trained[name]]  # as before there were such
+    for name in ("decay_branches", "decay_share", *unset):
         del trained[name]
     held_out = [sorted(test_ids), sorted(general_ids)]
     content = [model_id, trained, held_out, policy.scorer_id, RUNNER_VERSION]

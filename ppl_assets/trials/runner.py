@@ -1,4 +1,4 @@
-"""One continual pre-training run at constant learning rate, measured at several token counts.
+"""One continual pre-training run at constant learning rate, measured at several token counts on averaged weights.
 
 Belongs here: the loop, from the base model's weights to a list of points. Does not belong here: which chunks, which
 order, where results go. Losses are measured with the scorer of the perplexity stage on held-out chunks, so a trial's
@@ -42,6 +42,11 @@ def run_trial(
     Two runs with the same arguments on the same machine and thread count give the same losses on CPU, and so does a run
     that was killed and goes on from its checkpoint.
 
+    A measurement is of the mean of the weights over the last of the steps before it (``recipe.average_share``), which
+    the run itself does not see: at a constant rate the last weights alone are where the last few steps happened to
+    lead.
+    Source: Hägele et al., arXiv 2405.18392, section 4.
+
     Args:
         model: the base model in float32; a copy is trained.
         chunks: int32 token arrays in training order.
@@ -74,14 +79,19 @@ def run_trial(
         torch.manual_seed(seed)
         run = (checkpoint and _resumed(trainer, checkpoint)) or RunState(points=[gauge.point(RunState())])
         for step in list(_steps([len(chunk) for chunk in chunks], recipe.batch_tokens, total))[run.steps :]:
-            due = next(count for count in counts if count > run.tokens)
+            last, due = max([0, *(c for c in counts if c <= run.tokens)]), next(c for c in counts if c > run.tokens)
             loss = _step(trainer, run, [chunks[i] for i in step], recipe.rate)
             if progress:
                 progress(run.tokens, total, loss)
+            if recipe.is_averaged(run.tokens, last, due) and math.isfinite(loss):
+                trainer.average()
             is_measured = run.tokens >= due or not math.isfinite(loss)
             if is_measured:
-                run.points.append(gauge.point(run, "trunk", loss))
+                with trainer.averaged():
+                    run.points.append(gauge.point(run, "trunk", loss))
                 run.is_over = run.tokens >= total or run.points[-1].status != "ok"
+                if not run.is_over:
+                    trainer.forget_average()
                 if due in branches and not run.is_over:
                     run.points.append(_decay_branch(trainer, gauge, run, chunks))
             is_awaited = downstream is not None and _is_unmeasured(run)
@@ -90,7 +100,8 @@ def run_trial(
             if run.is_over:
                 break
         if downstream and _is_unmeasured(run):
-            run.points[-1], run.is_over = replace(run.points[-1], downstream=downstream(trainer.model)), True
+            with trainer.averaged():
+                run.points[-1], run.is_over = replace(run.points[-1], downstream=downstream(trainer.model)), True
             if checkpoint:
                 checkpoint.save(run, trainer)
     return run.points

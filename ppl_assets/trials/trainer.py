@@ -5,7 +5,8 @@ Belongs here: what a step does to the weights. Does not belong here: which chunk
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -63,6 +64,8 @@ class Trainer:
         self._trained = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         self._optimizer = self._accelerator.prepare(_adamw(list(self._trained.values()), recipe))
         self._prefix_id, self._clip, self.micro_tokens = prefix_id, recipe.max_grad_norm, execution.micro_tokens
+        self._average: State = {}
+        self._averaged = 0
 
     @property
     def model(self) -> PreTrainedModel:
@@ -91,6 +94,35 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return mean
+
+    def average(self) -> None:
+        """Let the weights as they are now count in the average: 4 more bytes a parameter until it is forgotten."""
+        self._averaged += 1
+        with torch.no_grad():
+            if self._averaged == 1:
+                self._average = {name: p.detach().clone() for name, p in self._trained.items()}
+            else:
+                weights = [self._trained[name].detach() for name in self._average]
+                torch._foreach_lerp_(list(self._average.values()), weights, 1.0 / self._averaged)
+
+    def forget_average(self) -> None:
+        """Begin another average."""
+        self._average, self._averaged = {}, 0
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the model has the averaged weights, where there are any; after it those in training again."""
+        try:
+            self._exchange()
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Put the average where the weights are, and the weights where the average was."""
+        for name, other in self._average.items():
+            weight = self._trained[name]
+            weight.data, self._average[name] = other, weight.data
 
     def gradients(self, chunks: Sequence[np.ndarray]) -> Tensor:
         """Add the gradients of the mean loss over all tokens of ``chunks``, and return that loss.
@@ -137,6 +169,9 @@ class Trainer:
     def state(self) -> State:
         """A copy of everything that further steps depend on."""
         found: State = {f"weight.{name}": p.detach() for name, p in self._trained.items()}
+        if self._averaged:
+            found |= {f"average.{name}": value for name, value in self._average.items()}
+            found["averaged"] = torch.tensor(self._averaged)
         for number, moments in self._optimizer.state_dict()["state"].items():
             found |= {f"moment.{number}.{name}": value for name, value in moments.items()}
         found["random.cpu"] = torch.get_rng_state()
@@ -162,6 +197,9 @@ class Trainer:
         if self.device_type == "cuda":
             needed["random.cuda"] = torch.cuda.get_rng_state(self.scorer.device).shape
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if "averaged" in state:
+            needed |= {f"average.{name}": p.shape for name, p in self._trained.items()}
+            needed["averaged"] = torch.Size([])
         known = dict(needed)
         for number, p in enumerate(parameters):
             moments = {"step": torch.Size([]), "exp_avg": p.shape, "exp_avg_sq": p.shape}
@@ -177,6 +215,12 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(state[f"weight.{name}"])
+        self.forget_average()
+        if "averaged" in state:
+            self._averaged = int(state["averaged"])
+            self._average = {
+                name: state[f"average.{name}"].to(p.device, copy=True) for name, p in self._trained.items()
+            }
         moments: dict[int, State] = {}
         for key, value in state.items():
             kind, _, rest = key.partition(".")
