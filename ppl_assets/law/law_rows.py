@@ -18,15 +18,15 @@ class LawError(UserError, ValueError):
     """The trial losses cannot be fitted; the message says why and what to do."""
 
 
-def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observations:
+def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame | None = None) -> Observations:
     """What the law is fitted to: measurements after warm-up of runs that did not diverge.
 
     A point whose chunks all have one perplexity (a single chunk, say) has no spread and is left out.
 
     Args:
         trial_losses: rows of one setting.
-        regimes: trial and regime of the present design, so that repeats are known; trials of an earlier design are
-            repeats of one place where their names begin alike and their moments agree to three digits.
+        regimes: trial and regime of the present design, so that repeats are known; other trials are repeats of one
+            place where their names begin alike and their moments agree to three digits.
 
     Raises:
         LawError: no trial has been measured under this setting.
@@ -36,7 +36,7 @@ def observations(trial_losses: pl.DataFrame, regimes: pl.DataFrame) -> Observati
     used = sound.filter((pl.col("point") > 0) & ~pl.col("is_warmup") & (pl.col("sigma") > 0))
     if used.is_empty():
         raise LawError("no trial has a measurement under the present setting; materialize trial_losses, then fit again")
-    regime_of = dict(regimes.select("trial", "regime").iter_rows())
+    regime_of = {} if regimes is None else dict(regimes.select("trial", "regime").iter_rows())
     ends = used.group_by("trial", maintain_order=True).last().select("trial", "mu", "sigma")
     earlier = {trial: f"{trial.rsplit('-s', 1)[0]} {mu:.3g} {sigma:.3g}" for trial, mu, sigma in ends.iter_rows()}
     log_mu, log_sigma = _log_moments(used)

@@ -174,8 +174,7 @@ def law_surface(law: StoredLaw, trial_losses: pl.DataFrame, tokens: int) -> LawS
         trial_losses: rows of one setting.
         tokens: D of the predictions.
     """
-    region = _tried(trial_losses)
-    corners = region.corners
+    corners = _corners(trial_losses)
     if corners is None:
         return None
     mu = np.geomspace(corners[:, 0].min(), corners[:, 0].max(), SURFACE_POINTS)
@@ -195,7 +194,7 @@ def surface_by_tokens(forecast: Forecast, trial_losses: pl.DataFrame, tokens: Se
     Returns:
         None where the trials span no area.
     """
-    corners = _tried(trial_losses).corners
+    corners = _corners(trial_losses)
     if corners is None:
         return None
     mu, sigma = (np.geomspace(c.min(), c.max(), LIVE_POINTS) for c in corners.T)
@@ -244,15 +243,12 @@ def law_residuals(fitted_law: pl.DataFrame, trial_losses: pl.DataFrame) -> pl.Da
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
-def _tried(trial_losses: pl.DataFrame) -> SearchRegion:
-    """The hull of the trials as the search has it: runs at the means of what they measured, without what harmed."""
-    base = trial_losses.filter(pl.col("point") == 0)["test_loss"].mean()
-    ends = _measured(trial_losses).filter(~pl.col("is_warmup")).sort("tokens")
-    mean = pl.col("mu", "sigma").log().mean().exp()
-    places = ends.group_by("trial", maintain_order=True).agg(mean, pl.col("test_loss").last())
-    if base is not None:
-        places = places.filter(pl.col("test_loss") < base)
-    return SearchRegion(places["mu"].to_numpy(), places["sigma"].to_numpy())
+def _corners(trial_losses: pl.DataFrame) -> FloatArray | None:
+    """Corners of the trials' hull as the search has it; None where the trials span no area."""
+    try:
+        return SearchRegion.of(observations(trial_losses)).corners
+    except LawError:
+        return None
 
 
 def _measured(trial_losses: pl.DataFrame) -> pl.DataFrame:

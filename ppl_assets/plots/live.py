@@ -7,7 +7,6 @@ made of equal cells. There is no zoom: it would take a phone's scrolling, and th
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import contourpy
@@ -21,10 +20,8 @@ from bokeh.resources import Resources
 from numpy.typing import NDArray
 
 from ppl_assets.plots.grid import SurfaceByTokens, loss_levels, shades
+from ppl_assets.plots.layers import NEAR, Layer, LiveSurface, Mark
 from ppl_assets.plots.style import FAINT, INK, MUTED, PAPER, SELECTED, TEST, log_ticks, perplexity_text, plain_text
-
-NEAR = 0.05
-"""Relative distance up to which a measurement counts as one at a layer's token count."""
 
 HEIGHT = 500
 """Pixels, whatever the width."""
@@ -38,59 +35,6 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "test set": {"marker": "square", "size": 10, "fill_color": TEST, "line_color": PAPER},
     "corpus": {"marker": "diamond", "size": 14, "fill_color": INK, "line_color": PAPER},
 }
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A named place on the surface.
-
-    Attributes:
-        name: optimum, selection, test set or corpus.
-        mu: mean perplexity.
-        sigma: standard deviation of perplexity, positive.
-        note: what a reader should know beside it.
-        cross: intervals of mu and of sigma, drawn as a cross; empty where there is none.
-    """
-
-    name: str
-    mu: float
-    sigma: float
-    note: str = ""
-    cross: tuple[tuple[float, float], tuple[float, float]] | None = None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What the page needs to show one token count.
-
-    Attributes:
-        tokens: D.
-        low: loss of the first colour, nats a token.
-        high: loss of the last.
-        measured: trials measured at this count.
-    """
-
-    tokens: int
-    low: float
-    high: float
-    measured: int
-
-
-@dataclass(frozen=True)
-class LiveSurface:
-    """The figure and its layers; of each layer's renderers, named ``cells-0``, ``lines-0``, ``trials-0``, one is seen.
-
-    Attributes:
-        item: what ``Bokeh.embed.embed_item`` takes.
-        layers: token counts, rising.
-        start: number of the layer seen first.
-        marks: names of the places shown.
-    """
-
-    item: dict[str, Any]
-    layers: tuple[Layer, ...]
-    start: int
-    marks: tuple[str, ...]
 
 
 def bokeh_scripts() -> list[str]:

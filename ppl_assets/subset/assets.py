@@ -270,7 +270,9 @@ def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg
     if commit is None:
         setting = strategy_setting(study, step.snapshot)
         pool = read_pool(step.snapshot, study.corpus_partitions(), groups_of(study))
-        parts = [run_seed(study, step, setting, pool, number) for number in range(study.strategies.seeds)]
+        is_whole = study.selection.unit == "document" and step.partition != "selected"
+        documents = documents_of(step.snapshot, pool.rows, pool.candidates) if is_whole else None
+        parts = [run_seed(study, step, setting, pool, number, documents) for number in range(study.strategies.seeds)]
         rows = pl.concat(map(as_declared, parts)).with_columns(strategy=pl.lit(step.partition))
         commit = step.write([step.stage(STRATEGY_LOSSES, rows)], inputs, fingerprint(rows["test_loss"].to_list()))
         saved = checkpoints(study, step)

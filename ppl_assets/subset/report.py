@@ -15,7 +15,7 @@ import polars as pl
 
 from ppl_assets import plots
 from ppl_assets.law.predictions import Forecast
-from ppl_assets.plots.live import LiveSurface, Mark, live_surface
+from ppl_assets.plots.layers import LiveSurface, Mark
 from ppl_assets.subset.report_page import render, summarize
 
 __all__ = ["Finding", "Provenance", "ReportInput", "draw", "summarize", "write_report"]
@@ -147,6 +147,8 @@ def draw_live(data: ReportInput) -> LiveSurface | None:
     """The surface that answers to the pointer, as first seen at the selection's tokens; None without predictions."""
     if data.layers is None:
         return None
+    from ppl_assets.plots.live import live_surface  # noqa: PLC0415 - Bokeh takes a second, which only a report should cost
+
     return live_surface(data.layers, data.trial_losses, _marks(data), int(data.selection["tokens"][0]))
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from ppl_assets.lake import Snapshot
 from ppl_assets.law.predictions import Forecast, law_curves, law_residuals, law_surface, surface_by_tokens
 from ppl_assets.perplexity.candidates import current_scorer
-from ppl_assets.plots.live import NEAR
+from ppl_assets.plots.layers import NEAR
 from ppl_assets.regimes.stored import all_trials
 from ppl_assets.study import Study
 from ppl_assets.subset.report import Finding, Provenance, ReportInput

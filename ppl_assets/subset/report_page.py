@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ppl_assets import plots
-from ppl_assets.plots.live import LiveSurface, bokeh_scripts
+from ppl_assets.plots.layers import LiveSurface
 from ppl_assets.subset import comparison
 from ppl_assets.subset.answer import doubt_sentence, facts, opening, trial_tokens
 from ppl_assets.subset.comparison import SELECTED, Headline
@@ -79,7 +79,7 @@ def render(data: "ReportInput", images: Mapping[str, tuple[str, str]], live: Liv
     outcomes, cleaning = cleaning_rows(data)
     law = data.fitted_law.sort(~pl.col("is_chosen"), "loo_median_pct", "link", "form", nulls_last=True)
     forecasts = strategy_forecasts(data)
-    scripts = [] if live is None else [*bokeh_scripts(), _template_text("surface.js")]
+    scripts = [] if live is None else _scripts()
     return (
         _environment()
         .get_template("page.html.j2")
@@ -136,6 +136,13 @@ def _environment() -> Environment:
 def _template_text(name: str) -> str:
     """A file beside the templates, as it is."""
     return files("ppl_assets.subset").joinpath("templates", name).read_text("utf-8")
+
+
+def _scripts() -> list[str]:
+    """What the live surface runs: the library's own, and ours."""
+    from ppl_assets.plots.live import bokeh_scripts  # noqa: PLC0415 - Bokeh takes a second, which only a report should cost
+
+    return [*bokeh_scripts(), _template_text("surface.js")]
 
 
 def _live_data(live: LiveSurface) -> dict[str, Any]:

@@ -7,6 +7,9 @@ are limited, each takes its own order as far as they allow. Where chunks may be 
 order again once all were taken, and position i + c N is copy c of the chunk at i.
 """
 
+from collections.abc import Callable
+from functools import wraps
+
 import numpy as np
 
 from ppl_assets.regimes.candidates import Candidates
@@ -17,29 +20,50 @@ from ppl_assets.regimes.quotas import fill_budget
 from ppl_assets.regimes.repeats import passes, repeated_in_memory
 
 
-def random(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
+def _filled(order: Callable[[Candidates, Target, int], IntArray]) -> Callable[..., IntArray]:
+    """Of an order of candidates, the first that fit into the budget.
+
+    The selection takes limits of corpora and how often a chunk may be taken besides: none, and once.
+    """
+
+    @wraps(order)
+    def taken(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
+        every = repeated_in_memory(candidates, repeats)
+        ranked = passes(order(candidates, target, seed), candidates.count, repeats)
+        budget = target.tokens
+        return fill_within(every, ranked, budget, limits) if limits else fill_budget(every, ranked, budget)
+
+    return taken
+
+
+@_filled
+def random(candidates: Candidates, _target: Target, seed: int) -> IntArray:
     """Chunks in the order of a hash of (key, seed)."""
-    return _filled(candidates, np.argsort(candidates.uniforms(seed)), target.tokens, limits, repeats)
+    return np.argsort(candidates.uniforms(seed))
 
 
-def lowest(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
+@_filled
+def lowest(candidates: Candidates, _target: Target, seed: int) -> IntArray:
     """The lowest perplexities, ties by hash."""
-    return _filled(candidates, np.lexsort((candidates.uniforms(seed), candidates.ppl)), target.tokens, limits, repeats)
+    return np.lexsort((candidates.uniforms(seed), candidates.ppl))
 
 
-def highest(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
+@_filled
+def highest(candidates: Candidates, _target: Target, seed: int) -> IntArray:
     """The highest perplexities, ties by hash."""
-    return _filled(candidates, np.lexsort((candidates.uniforms(seed), -candidates.ppl)), target.tokens, limits, repeats)
+    return np.lexsort((candidates.uniforms(seed), -candidates.ppl))
 
 
-def middle(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
+@_filled
+def middle(candidates: Candidates, _target: Target, seed: int) -> IntArray:
     """The ranks around the median, equally far on both sides."""
     by_rank = np.lexsort((candidates.uniforms(seed), candidates.ppl))
     from_median = np.argsort(np.abs(np.arange(candidates.count) - (candidates.count - 1) / 2), kind="stable")
-    return _filled(candidates, by_rank[from_median], target.tokens, limits, repeats)
+    return by_rank[from_median]
 
 
-def gaussian(candidates: Candidates, target: Target, seed: int, limits: Limits = (), repeats: int = 1) -> IntArray:
+@_filled
+def gaussian(candidates: Candidates, target: Target, seed: int) -> IntArray:
     """Weighted draws without replacement, weight exp(-(x - mu*)^2 / (2 sigma*^2)).
 
     Exponential keys (Efraimidis & Spirakis 2006): the smallest of -ln(uniform) / weight, compared as logarithms so that
@@ -47,10 +71,4 @@ def gaussian(candidates: Candidates, target: Target, seed: int, limits: Limits =
     """
     distance = (candidates.ppl - target.mu) / target.sigma
     keys = np.log(-np.log(candidates.uniforms(seed))) + distance**2 / 2
-    return _filled(candidates, np.argsort(keys), target.tokens, limits, repeats)
-
-
-def _filled(candidates: Candidates, order: IntArray, budget: int, limits: Limits, repeats: int) -> IntArray:
-    """The first of an order, taken up to ``repeats`` times, that fit into the budget and the limits where there are."""
-    every, order = repeated_in_memory(candidates, repeats), passes(order, candidates.count, repeats)
-    return fill_within(every, order, budget, limits) if limits else fill_budget(every, order, budget)
+    return np.argsort(keys)

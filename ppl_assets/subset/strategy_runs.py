@@ -14,13 +14,14 @@ from ppl_assets.lake import Snapshot
 from ppl_assets.law.predictions import chosen_law
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.perplexity.stored import stored_base_model, study_policy
+from ppl_assets.regimes.documents import Documents
 from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import Pool
 from ppl_assets.resources import Step
 from ppl_assets.study import Study
 from ppl_assets.subset.draws import draw, ordered
 from ppl_assets.subset.target import law_scorer, scope_moments
-from ppl_assets.subset.whole_documents import documents_of, in_document_order
+from ppl_assets.subset.whole_documents import in_document_order
 from ppl_assets.tables import FINAL_SUBSET, FITTED_LAW, SELECTIONS, STRATEGY_LOSSES
 from ppl_assets.trials.assets import train_subset
 from ppl_assets.trials.downstream import Downstream, lm_eval_command
@@ -51,8 +52,10 @@ def as_declared(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(schema.names()).cast(schema)
 
 
-def run_seed(study: Study, step: Step, setting: Setting, pool: Pool, number: int) -> pl.DataFrame:
-    """Rows of one seed: of an earlier identical run where there is one, else trained now."""
+def run_seed(
+    study: Study, step: Step, setting: Setting, pool: Pool, number: int, documents: Documents | None = None
+) -> pl.DataFrame:
+    """Rows of one seed: of an earlier identical run where there is one, else trained now; ``documents`` where whole."""
     seed, recipe = study.study.seed + number, setting.recipe
     prefixes, is_whole = measured_token_counts(recipe), study.selection.unit == "document"
     if step.partition == "selected":
@@ -61,7 +64,6 @@ def run_seed(study: Study, step: Step, setting: Setting, pool: Pool, number: int
         subset = in_document_order(members, seed) if is_whole else ordered(members, seed, prefixes)
     else:
         target = strategy_target(step.snapshot, step.partition)
-        documents = documents_of(step.snapshot, pool.rows, pool.candidates) if is_whole else None
         subset = draw(step.partition, study, pool, target, seed, prefixes, documents).rows
     name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
     known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ppl_assets.plots.live import Mark, bokeh_scripts, live_surface
+from ppl_assets.plots.layers import Mark
+from ppl_assets.plots.live import bokeh_scripts, live_surface
 from ppl_assets.subset.report import draw_live
 from ppl_assets_tests.subset.report_factory import BUDGET, report_input, without
 
