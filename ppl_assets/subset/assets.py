@@ -24,6 +24,7 @@ from ppl_assets.study import Study
 from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_within_limits
 from ppl_assets.subset.handover import export_selection, is_exported
 from ppl_assets.subset.kind import kind_of
+from ppl_assets.subset.measures import downstream_table
 from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
@@ -31,7 +32,6 @@ from ppl_assets.subset.report_page import summarize
 from ppl_assets.subset.strategy_runs import (
     as_declared,
     downstream_command,
-    downstream_table,
     run_seed,
     strategy_setting,
     strategy_target,

@@ -23,8 +23,9 @@ from ppl_assets.subset import comparison
 from ppl_assets.subset.answer import doubt_sentence, facts, opening, trial_tokens
 from ppl_assets.subset.comparison import SELECTED, Headline
 from ppl_assets.subset.forecasts import rounded, strategy_forecasts
+from ppl_assets.subset.measures import measure_rows
 from ppl_assets.subset.report_rows import cleaning_rows, gain_rows, trained_rows, trial_rows
-from ppl_assets.subset.report_words import number, perplexity, short, span
+from ppl_assets.subset.report_words import measure, number, perplexity, short, span
 
 if TYPE_CHECKING:
     from ppl_assets.subset.report import ReportInput
@@ -94,6 +95,7 @@ def render(data: "ReportInput", images: Mapping[str, tuple[str, str]], live: Liv
             chosen=chosen_law(data),
             law=law.to_dicts(),
             strategies=trained_rows(data),
+            measures=measure_rows(data.strategy_losses, data.confidence),
             findings=sorted(data.findings, key=lambda finding: finding.passed),
             landscape=data.landscape.to_dicts(),
             trials=trial_rows(data),
@@ -127,7 +129,7 @@ def _environment() -> Environment:
         autoescape=True, loader=loader, lstrip_blocks=True, trim_blocks=True, undefined=StrictUndefined
     )
     environment.filters.update(
-        number=number, perplexity=perplexity, words=plots.words, short=short, nats=comparison.nats
+        measure=measure, number=number, perplexity=perplexity, words=plots.words, short=short, nats=comparison.nats
     )
     environment.globals.update(span=span, rounded=rounded, zip=zip)
     return environment

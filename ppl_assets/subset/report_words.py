@@ -27,6 +27,11 @@ def span(low: float | None, high: float | None, decimals: int = 3) -> str:
     return f"{number(low, decimals)} to {number(high, decimals)}"
 
 
+def measure(value: float | None) -> str:
+    """A measure of unknown size with four digits; a dash where it is not known."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
 def short(value: float) -> str:
     """A figure of unknown size with three digits."""
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")

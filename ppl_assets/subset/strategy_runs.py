@@ -3,7 +3,6 @@
 Belongs here: what ``strategy_losses`` computes. Does not belong here: what Dagster sees of it (``assets.py``).
 """
 
-import json
 import shlex
 
 import numpy as np
@@ -114,18 +113,3 @@ def _train_seed(study: Study, step: Step, setting: Setting, subset: pl.DataFrame
             pl.lit(shlex.join(measured.command) if measured else None, pl.String)
         ),
     ).select([column.name for column in STRATEGY_LOSSES.columns])
-
-
-def downstream_table(last: pl.DataFrame) -> pl.DataFrame:
-    """Further measures of trained models: strategy, seed, measure, value; empty where none were taken.
-
-    Args:
-        last: last rows of ``strategy_losses``, one a strategy and seed.
-    """
-    rows = [
-        {"strategy": row["strategy"], "seed": row["seed"], "measure": name, "value": value}
-        for row in last.iter_rows(named=True)
-        for name, value in json.loads(row["downstream"] or "{}").items()
-    ]
-    schema = {"strategy": pl.String, "seed": pl.Int64, "measure": pl.String, "value": pl.Float64}
-    return pl.DataFrame(rows, schema=schema)

@@ -1,6 +1,8 @@
 import base64
+import dataclasses
 import hashlib
 import html
+import json
 import re
 
 import polars as pl
@@ -204,6 +206,19 @@ def test_a_selection_that_does_not_win_says_so_in_the_heading():
     page = rendered(report_input({"selected": 0.0, "random": -0.03, "matched": -0.05}))
     assert heading(page) == "Do not use this subset of 98,304 tokens: it is worse than random."
     assert "selection worse" in page
+
+
+def test_further_measures_stand_beside_the_losses_with_paired_differences():
+    data = report_input()
+    last = data.strategy_losses["tokens"] == data.strategy_losses["tokens"].max()
+    values = [json.dumps({"acc": 0.5 + 0.01 * (row["strategy"] == "selected") + 0.02 * row["seed"]} if is_last else {})
+              for row, is_last in zip(data.strategy_losses.iter_rows(named=True), last, strict=True)]  # fmt: skip
+    measured = data.strategy_losses.with_columns(downstream=pl.Series(values))
+    text = body(rendered(dataclasses.replace(data, strategy_losses=measured)))
+    assert "Further measures" in text
+    assert "acc selected 3 0.53 0.02" in text
+    assert re.search(r"acc random 3 0\.52 0\.02 0\.01 0\.01 to 0\.01", text)
+    assert "Further measures" not in body(rendered(data))
 
 
 def test_one_seed_has_no_interval_on_the_page():
