@@ -200,6 +200,19 @@ class RegimesSection(Section):
     grid: int = Field(3, ge=2, le=7, description="Levels a side of the grid in (ln mu, ln sigma).")
     repeats: int = Field(3, ge=0, le=16, description="Extra runs of the centre regime with other seeds: the noise.")
     inside: float = Field(0.02, gt=0.0, lt=0.5, description="Margin kept from the reachable region's boundary.")
+    quantiles: tuple[float, float] = Field(
+        (0.25, 0.75),
+        description="Of the sorted perplexities: centres of the bands with the grid's first and last mean.",
+    )
+
+    @model_validator(mode="after")
+    def _rise(self) -> "RegimesSection":
+        low, high = self.quantiles
+        if not 0.0 <= low < high <= 1.0:
+            raise ValueError(
+                f"quantiles = [{low:g}, {high:g}] do not rise within 0 and 1; give two shares such as [0.25, 0.75]"
+            )
+        return self
 
 
 class TrialsSection(Section):

@@ -120,6 +120,7 @@ INCONSISTENT = {
     "[chunks]\ntokens = 64\nmin_tokens = 65": "chunks.min_tokens = 65 exceeds chunks.tokens = 64",
     "[trials]\nwarmup_steps = 65": "make the rate rise over 133,120 of trials.tokens = 262,144",
     "[trials]\nlearning_rate = inf": "trials.learning_rate = inf",
+    "[regimes]\nquantiles = [0.75, 0.25]": "quantiles = [0.75, 0.25] do not rise within 0 and 1",
     "[law]\nbootstrap = 1": "bootstrap = 1 refits give no interval",
     "[held_out]\ntest_share = 0.0": "held_out.test_share = 0 leaves nothing to measure",
 }

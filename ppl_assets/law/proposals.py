@@ -78,7 +78,12 @@ def decide(
         return Decision("waiting", f"{sentence}: materialize them first ({names}).")
     obs = observations(losses, asked.select("trial", "regime"))
     region = SearchRegion.of(obs, reachable_at(pool, study.selection.of_each_copy(tokens), study.regimes.inside))
-    grid = open_places(ReachableRegion.at_share(pool.candidates, study.trials.tokens), study.regimes.inside, LEVELS)
+    grid = open_places(
+        ReachableRegion.at_share(pool.candidates, study.trials.tokens),
+        study.regimes.inside,
+        LEVELS,
+        study.regimes.quantiles,
+    )
     law = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
     further = None if law["further_mu"] is None else (law["further_mu"], law["further_sigma"])
     reachable = reachable_at(pool, study.trials.tokens, study.regimes.inside)

@@ -110,7 +110,14 @@ def _design(study: Study, snapshot: Snapshot, pool: Pool) -> list[Trial]:
     anchors = {name: moments[scope] for name, scope in ANCHORS.items() if scope in moments}
     settings = study.regimes
     regimes = face_grid(
-        region, pool.candidates, tokens, settings.grid, settings.inside, repeats=settings.repeats, anchors=anchors
+        region,
+        pool.candidates,
+        tokens,
+        settings.grid,
+        settings.inside,
+        repeats=settings.repeats,
+        anchors=anchors,
+        quantiles=settings.quantiles,
     )
     return build_trials(pool.candidates, regimes, tokens, study.study.seed, measured_prefixes(study))
 

@@ -14,8 +14,9 @@ from ppl_assets.regimes.ordering import prefix_order, steady_tokens
 from ppl_assets.regimes.reachable import ReachableRegion
 from ppl_assets.regimes.sampler import draw_tilt
 
-PLAUSIBLE = (0.08, 0.92)
-"""Grid means lie between those of bands centred at these quantiles: beyond, a few percent of the corpus are left."""
+QUANTILES = (0.25, 0.75)
+"""Grid means lie between those of bands centred at these quantiles. Farther out is text of another sort (tables, lists,
+noise), whose loss bends a smooth law where the optimum lies; see ``docs/planted-study.md`` for what that costs."""
 
 FACE_MARGIN = 0.10
 """The grid's faces lie at least this share of the log ranges inside. On the boundary a subset is a contiguous band or
@@ -81,11 +82,12 @@ def face_grid(
     *,
     repeats: int = 3,
     anchors: Mapping[str, tuple[float, float]] | None = None,
+    quantiles: tuple[float, float] = QUANTILES,
 ) -> list[Regime]:
     """A grid in (ln mean, ln deviation) over the reachable region, its centre repeated, and anchors.
 
-    The region is no rectangle: means are equally spaced in ln mu between the bands at the PLAUSIBLE quantiles, and at
-    each mean the deviations are equally spaced in ln sigma between the least and greatest reachable there (by chunks
+    The region is no rectangle: means are equally spaced in ln mu between the bands at two quantiles, and at each
+    mean the deviations are equally spaced in ln sigma between the least and greatest reachable there (by chunks
     within FARTHEST deviations), both kept FACE_MARGIN inside.
 
     Args:
@@ -97,6 +99,7 @@ def face_grid(
         repeats: further replicates of the centre.
         anchors: named extra points, for instance the corpus' own moments and the test set's; those outside are moved to
             the nearest point inside.
+        quantiles: of the sorted scores, where the bands with the lowest and the highest mean are centred.
 
     Returns:
         ``grid-IJ`` (I level of the mean, J of the deviation) with the middle one called ``centre``; then the replicates
@@ -110,7 +113,7 @@ def face_grid(
             f"a trial of {tokens} tokens takes nearly all of the {candidates.total_tokens} candidate tokens, so "
             f"regimes cannot differ; lower trials.tokens below {int(MOST_SHARE * candidates.total_tokens)} or add text"
         )
-    low, high = _mean_range(region, inside)
+    low, high = _mean_range(region, inside, quantiles)
     levels = np.geomspace(low, high, grid)
     regimes = [
         Regime(f"grid-{row}{column}", float(mu), float(sigma))
@@ -133,7 +136,9 @@ def face_grid(
     return regimes
 
 
-def open_places(region: ReachableRegion, inside: float, levels: int) -> list[Regime]:
+def open_places(
+    region: ReachableRegion, inside: float, levels: int, quantiles: tuple[float, float] = QUANTILES
+) -> list[Regime]:
     """Every place where a further trial could be run: a grid of ``levels`` a side between the faces of the design.
 
     With 2^k + 1 levels the design's own places are among them, so that a place can be repeated.
@@ -142,8 +147,9 @@ def open_places(region: ReachableRegion, inside: float, levels: int) -> list[Reg
         region: the region at a trial's tokens.
         inside: share of the log ranges kept from the boundary, as in :func:`face_grid`.
         levels: places a side.
+        quantiles: those of the design.
     """
-    low, high = _mean_range(region, inside)
+    low, high = _mean_range(region, inside, quantiles)
     return [
         Regime(f"next-{row}{column}", float(mu), float(sigma))
         for row, mu in enumerate(np.geomspace(low, high, levels))
@@ -205,14 +211,14 @@ def _trial(candidates: Candidates, regime: Regime, tokens: int, seed: int, prefi
     )
 
 
-def _mean_range(region: ReachableRegion, inside: float) -> tuple[float, float]:
+def _mean_range(region: ReachableRegion, inside: float, quantiles: tuple[float, float]) -> tuple[float, float]:
     """Lowest and highest mean of the grid.
 
     Raises:
         SelectionError: they are the same.
     """
     low, high = region.inner_mu_range(max(inside, FACE_MARGIN))
-    low, high = max(low, region.band_at(PLAUSIBLE[0])), min(high, region.band_at(PLAUSIBLE[1]))
+    low, high = max(low, region.band_at(quantiles[0])), min(high, region.band_at(quantiles[1]))
     if not low < high:
         raise SelectionError("the candidates' perplexities hardly differ, so regimes cannot; check the scores")
     return low, high

@@ -44,10 +44,14 @@ def test_every_regime_is_inside_by_the_margin(grid: int, share: float) -> None:
     assert all(region.contains(regime.mu, regime.sigma, 0.0199) for regime in regimes)
 
 
-def test_the_grid_spans_low_to_high_perplexity_and_not_the_last_percent() -> None:
-    levels = [regime.mu for regime in face_grid(REGION, CANDIDATES, TOKENS)]
-    low, high = np.quantile(CANDIDATES.ppl, [0.03, 0.97])
-    assert low < min(levels) < np.median(CANDIDATES.ppl) < max(levels) < high
+@pytest.mark.parametrize("quantiles", [(0.25, 0.75), (0.1, 0.6)])
+def test_the_grid_lies_between_the_means_of_bands_centred_at_two_quantiles(quantiles: tuple[float, float]) -> None:
+    levels = [regime.mu for regime in face_grid(REGION, CANDIDATES, TOKENS, quantiles=quantiles)]
+    half = TOKENS / CANDIDATES.total_tokens / 2
+    ranked = np.sort(CANDIDATES.ppl)
+    for level, centre in zip((min(levels), max(levels)), quantiles, strict=True):
+        band = ranked[int((centre - half) * len(ranked)) : int((centre + half) * len(ranked))]
+        assert level == pytest.approx(band.mean(), rel=0.01)
 
 
 def test_anchors_inside_are_kept_as_they_are() -> None:
