@@ -8,11 +8,12 @@ import importlib.resources
 import json
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import polars as pl
@@ -47,6 +48,14 @@ FROM ducklake_snapshots('lake')
 WHERE commit_extra_info IS NOT NULL
 """
 """One row a commit: who wrote it, from which run and code, and the snapshot of every table that it read."""
+
+REMEMBERED = 256
+"""Answers that a process keeps; a read of the smallest table takes some 20 ms, and a stage asks again and again."""
+
+SMALL_BYTES = 256 * 1024
+"""Larger answers are not kept."""
+
+Answer = TypeVar("Answer")
 
 _ATTEMPTS = 12
 """A commit that lost a race is tried again; with four writers at once three attempts were the most ever seen."""
@@ -134,9 +143,15 @@ class Snapshot:
     ) -> pl.DataFrame:
         """Rows of a table; ``where`` maps a column to a value or to a list of values.
 
-        For anything that grows with the corpora use :meth:`scan`.
+        A snapshot never changes, so what is small is asked of the lake once in a process. For anything that grows with
+        the corpora use :meth:`scan`.
         """
         sql, values = self._select(table, columns, where)
+        if any(isinstance(value, list) for value in values):
+            return self._read(sql, values)
+        return self._lake.remembered((sql, repr(values)), lambda: self._read(sql, values)).clone()
+
+    def _read(self, sql: str, values: list[Any]) -> pl.DataFrame:
         with self._lake.cursor() as cursor:
             return cursor.execute(sql, values).pl()
 
@@ -156,7 +171,8 @@ class Snapshot:
 
     def commits(self, asset: str) -> dict[str, Commit]:
         """The newest commit of every partition of an asset, as of this snapshot."""
-        return self._lake.commits(asset, self.number)
+        key = (f"commits of {asset}", str(self.number))
+        return self._lake.remembered(key, lambda: self._lake.commits(asset, self.number))
 
     def latest(self, asset: str, partition: str = "") -> Commit | None:
         """The newest commit of an asset partition as of this snapshot, or None where it was never written."""
@@ -238,6 +254,7 @@ class Lake:
         self.staging = staging
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
+        self._remembered: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     @classmethod
     def under(cls, root: Path, catalog: str = "", tables: str = "") -> "Lake":
@@ -253,6 +270,20 @@ class Lake:
             if self._connection is None:
                 self._connection = self._connect()
             return self._connection.cursor()
+
+    def remembered(self, key: tuple[str, str], ask: Callable[[], Answer]) -> Answer:
+        """The answer to a question about one snapshot: of the last ones, if it is small, else asked now."""
+        with self._lock:
+            if key in self._remembered:
+                self._remembered.move_to_end(key)
+                return self._remembered[key]
+        answer = ask()
+        if not isinstance(answer, pl.DataFrame) or answer.estimated_size() <= SMALL_BYTES:
+            with self._lock:
+                self._remembered[key] = answer
+                if len(self._remembered) > REMEMBERED:
+                    self._remembered.popitem(last=False)
+        return answer
 
     @contextmanager
     def memory(self, gib: float) -> Iterator[None]:
@@ -270,6 +301,7 @@ class Lake:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            self._remembered.clear()
 
     def attach_statements(self) -> list[str]:
         """The SQL that opens this lake in any DuckDB prompt."""

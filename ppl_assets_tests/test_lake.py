@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from ppl_assets.lake import Lake, LakeError, Provenance
+from ppl_assets.lake import Lake, LakeError, Provenance, Snapshot
 from ppl_assets.tables import CLEANING_COUNTS, PERPLEXITY_SCORES, SCORERS, TABLES, TEST_DOCUMENTS
 
 
@@ -56,6 +56,31 @@ def test_a_past_snapshot_still_reads_as_it_was(lake):
     first = put(lake, "a", 1)
     put(lake, "a", 2)
     assert lake.snapshot(first).read(CLEANING_COUNTS)["documents"].to_list() == [1]
+
+
+def test_what_is_small_is_asked_once_a_snapshot_and_never_mixed_up_between_them(lake, monkeypatch):
+    first, asked, ask = put(lake, "a", 1), [], Snapshot._read
+    monkeypatch.setattr(Snapshot, "_read", lambda self, *given: asked.append(given) or ask(self, *given))
+    frame = lake.snapshot(first).read(CLEANING_COUNTS, where={"corpus": "a"})
+    frame[0, "documents"] = 99  # the reader's own copy
+    put(lake, "a", 2)
+    assert lake.snapshot(first).read(CLEANING_COUNTS, where={"corpus": "a"})["documents"].to_list() == [1]
+    assert len(asked) == 1
+    assert lake.snapshot().read(CLEANING_COUNTS, where={"corpus": "a"})["documents"].to_list() == [2]
+    assert lake.snapshot(first).read(CLEANING_COUNTS, where={"corpus": "b"}).is_empty()
+    assert lake.snapshot(first).latest("chunks", "a").snapshot == first
+    assert lake.snapshot().latest("chunks", "a").snapshot > first
+
+
+def test_large_answers_and_old_ones_are_not_kept(lake, monkeypatch):
+    put(lake, "a", 1)
+    monkeypatch.setattr("ppl_assets.lake.REMEMBERED", 2)
+    for value in range(3):
+        lake.remembered(("question", str(value)), lambda: None)
+    assert [value for _, value in lake._remembered] == ["1", "2"]
+    monkeypatch.setattr("ppl_assets.lake.SMALL_BYTES", 0)
+    lake.snapshot().read(CLEANING_COUNTS)
+    assert len(lake._remembered) == 2
 
 
 def test_a_folder_that_was_moved_is_read_and_written_where_it_lies_now(tmp_path):
