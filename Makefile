@@ -50,7 +50,7 @@ status: $(ENVIRONMENT)
 	@$(BIN)/ppl-assets status
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -104,6 +104,14 @@ def write_corpora(folder: Path) -> None:
         file.write("\n".join(rows) + "\n")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the finished study go to one worker, first, so that it is run once; all others by file."""
+    shared = {item for item in items if "finished_study" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("finished_study" if item in shared else str(item.path)))
+    items.sort(key=lambda item: item not in shared)
+
+
 class TinyStudy:
     """A study in a folder, and the means to run it."""
 
