@@ -39,9 +39,10 @@ from ppl_assets.tables import (
 )
 
 SHARES = (0.1, 0.3, 0.5)
-CHARACTERS = 2_000_000
-TOKENS = 65_536
-SEEDS = 4
+CHARACTERS = 1_500_000
+TOKENS = 49_152
+TRIALS = 18
+SEEDS = 6
 RIVALS = ("random", "lowest", "matched")
 SEED = 20251221
 MODEL_READY = "base_model "
@@ -168,8 +169,8 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     (folder / "models").mkdir(parents=True, exist_ok=True)
     for share in options.shares:
         here = folder / f"planted-{round(100 * share)}"
-        given = {"characters": options.characters, "tokens": options.tokens, "seeds": options.seeds}
-        paths.append(write_study(here, share, rivals=RIVALS, seed=options.seed, **given))
+        given = {name: getattr(options, name) for name in ("characters", "tokens", "trials", "seeds", "seed")}
+        paths.append(write_study(here, share, rivals=RIVALS, **given))
         (here / "data").mkdir(exist_ok=True)
         if not (here / "data" / "models").exists():
             (here / "data" / "models").symlink_to(folder / "models")
@@ -188,7 +189,9 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         "median_gain_vs_random_nats": round(float(np.median([case.gains["random"][0] for case in cases])), 4),
         "prediction_error_pct_median": round(float(np.median([e for e in errors if math.isfinite(e)])), 3),
         "seconds": round(whole, 1),
+        "characters": options.characters,
         "tokens": options.tokens,
+        "trials": options.trials,
         "seeds": options.seeds,
         "device": device_name("cpu"),
         "versions": versions(),
@@ -202,6 +205,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--characters", type=int, default=CHARACTERS, help="of clean text")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of a trial and of a strategy's run")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="most trials of a study")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--seed", type=int, default=SEED, help="of corpora and studies")
     parser.add_argument("--folder", type=Path, help="keep the studies here")
