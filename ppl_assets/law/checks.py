@@ -25,7 +25,7 @@ HARD = 1e6
 LEAST_LOG_PRODUCT = 4.0
 """With mu, sigma > 1 a bowl of the paper's form needs ln mu* ln sigma* > 2 + p/q + q/p >= 4 (p = a1 s, q = b1 mu)."""
 
-BELIEVED = ("surface_beyond_noise", "surface_significant", "better_than_tokens_alone")
+BELIEVED = ("surface_beyond_noise", "surface_significant", "better_than_tokens_alone", "optimum_near_measured")
 """Findings without which the law does not decide where the subset should sit."""
 
 FULL_TRAINING = "full_training"

@@ -47,7 +47,7 @@ from ppl_assets.tables import (
 )
 from ppl_assets.trials.assets import checkpoints
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 """Of target, selection, rivals, export and report."""
 
 MOST_OBJECTIVE = 1e-4

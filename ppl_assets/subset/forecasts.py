@@ -137,7 +137,8 @@ def _doubts(data: "ReportInput", forecast: Forecast, place: tuple[float, float, 
     elif failed & set(BELIEVED):
         decided = "was asked to decide" if _is_at_optimum(data) else "did not decide"
         doubts.append(
-            f"the law {decided} where the subset sits, and is not shown to be better than chance or tokens alone"
+            f"the law {decided} where the subset sits, and is not shown to be better than chance or tokens alone, or "
+            "promises what no trial has shown"
         )
     if forecast.fit is not None and not forecast.covers(mu, sigma):
         doubts.append("the place lies beyond what the trials covered")

@@ -54,7 +54,8 @@ def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"]
     Args:
         snapshot: the lake.
         aim: the place as good as the optimum that is nearest the corpus, if the law predicts better than tokens alone
-            and better than chance; or the optimum, whatever the law is worth.
+            and better than chance and its optimum promises little that no trial has shown; or the optimum, whatever the
+            law is worth.
 
     Raises:
         LakeError: no law was fitted yet.

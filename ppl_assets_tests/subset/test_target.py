@@ -43,8 +43,10 @@ def test_the_place_as_good_that_is_nearest_the_corpus_is_aimed_at_unless_the_opt
     assert (plain.mu, plain.sigma) == (303.0, 103.0)
 
 
-@pytest.mark.parametrize("name", ["surface_beyond_noise", "surface_significant", "better_than_tokens_alone"])
-def test_a_law_that_is_no_better_than_chance_does_not_decide(lake, name):
+@pytest.mark.parametrize(
+    "name", ["surface_beyond_noise", "surface_significant", "better_than_tokens_alone", "optimum_near_measured"]
+)
+def test_a_law_that_is_no_better_than_chance_or_promises_what_no_trial_has_shown_does_not_decide(lake, name):
     put(lake, FITTED_LAW, law_table(), scorer_id="5c1f")
     finding = {"name": name, "passed": False, "severity": "warn", "sentence": "It says no more than chance."}
     put(lake, LAW_FINDINGS, table("law_findings", [finding]))
