@@ -53,7 +53,7 @@ REMEMBERED = 256
 """Answers that a process keeps; a read of the smallest table takes some 20 ms, and a stage asks again and again."""
 
 SMALL_BYTES = 256 * 1024
-"""Larger answers are not kept."""
+"""Larger frames are not kept; commits are one row a partition, hundreds at most."""
 
 Answer = TypeVar("Answer")
 
@@ -172,7 +172,7 @@ class Snapshot:
     def commits(self, asset: str) -> dict[str, Commit]:
         """The newest commit of every partition of an asset, as of this snapshot."""
         key = (f"commits of {asset}", str(self.number))
-        return self._lake.remembered(key, lambda: self._lake.commits(asset, self.number))
+        return dict(self._lake.remembered(key, lambda: self._lake.commits(asset, self.number)))
 
     def latest(self, asset: str, partition: str = "") -> Commit | None:
         """The newest commit of an asset partition as of this snapshot, or None where it was never written."""

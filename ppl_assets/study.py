@@ -194,6 +194,10 @@ class LandscapeSection(Section):
     bins: int = Field(60, ge=10, le=500, description="Histogram bins in log perplexity.")
 
 
+LEAST_WIDTH = 0.2
+"""Between the quantiles of a design: nearer ones give means that differ less than seeds do."""
+
+
 class RegimesSection(Section):
     """``[regimes]``: the trial design."""
 
@@ -208,9 +212,10 @@ class RegimesSection(Section):
     @model_validator(mode="after")
     def _rise(self) -> "RegimesSection":
         low, high = self.quantiles
-        if not 0.0 <= low < high <= 1.0:
+        if not (low >= 0.0 and high <= 1.0 and high - low >= LEAST_WIDTH):
             raise ValueError(
-                f"quantiles = [{low:g}, {high:g}] do not rise within 0 and 1; give two shares such as [0.25, 0.75]"
+                f"quantiles = [{low:g}, {high:g}] are not two shares from 0 to 1, the second at least {LEAST_WIDTH} "
+                "above the first; give for instance [0.25, 0.75]"
             )
         return self
 
@@ -371,15 +376,21 @@ class ExportSection(Section):
     )
 
 
-STRATEGIES = ("selected", "random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched")
+STRATEGIES = ("selected", "random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched", "redrawn")
 """Selections that can be trained and compared; the partition keys of ``strategy_losses``."""
 
 
 class StrategiesSection(Section):
     """``[strategies]``: which rivals are trained for real, and with how many seeds."""
 
-    rivals: list[Literal["random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched"]] = Field(
-        default=["random", "lowest", "matched"], description="Rival selections, trained beside the selected subset."
+    rivals: list[Literal["random", "lowest", "middle", "highest", "gaussian", "greedy_dos", "matched", "redrawn"]] = (
+        Field(
+            default=["random", "lowest", "middle", "matched", "redrawn"],
+            description=(
+                "Rival selections, trained beside the selected subset; redrawn: the selection's own target, drawn anew "
+                "with each seed, which tells the rule from the luck of one draw."
+            ),
+        )
     )
     seeds: int = Field(3, ge=1, le=32, description="Training seeds a strategy.")
     tokens: PositiveInt | None = Field(None, description="Tokens each strategy trains on; default: the selection's.")
@@ -677,6 +688,16 @@ def _fields_at(location: list[str]) -> list[str]:
                 return []
             model = annotation
     return list(model.model_fields)
+
+
+def shown_study(file: Path) -> str:
+    """How a study file is named in commands: relative to the working directory where it lies below it."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def study_option(file: Path) -> str:
+    """What ``make demo`` and its like need for this study; nothing for ``study.toml`` in the working directory."""
+    return "" if shown_study(file) == "study.toml" else f" STUDY={shown_study(file)}"
 
 
 def resolve_location(location: str, base: Path) -> str:

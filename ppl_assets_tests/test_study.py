@@ -44,7 +44,7 @@ def test_minimal_study_has_defaults_and_paths_beside_its_file(write, tmp_path):
     assert study.corpora["notes"].paths == [str(tmp_path / "notes")]
     assert study.storage.root == tmp_path / "data"
     assert study.chunks.shortest == study.chunks.tokens == 1024
-    assert study.strategies.names == ["selected", "random", "lowest", "matched"]
+    assert study.strategies.names == ["selected", "random", "lowest", "middle", "matched", "redrawn"]
 
 
 def test_unknown_key_is_named_with_the_nearest_known_one(write):
@@ -120,7 +120,8 @@ INCONSISTENT = {
     "[chunks]\ntokens = 64\nmin_tokens = 65": "chunks.min_tokens = 65 exceeds chunks.tokens = 64",
     "[trials]\nwarmup_steps = 65": "make the rate rise over 133,120 of trials.tokens = 262,144",
     "[trials]\nlearning_rate = inf": "trials.learning_rate = inf",
-    "[regimes]\nquantiles = [0.75, 0.25]": "quantiles = [0.75, 0.25] do not rise within 0 and 1",
+    "[regimes]\nquantiles = [0.75, 0.25]": "quantiles = [0.75, 0.25] are not two shares from 0 to 1",
+    "[regimes]\nquantiles = [0.49, 0.51]": "the second at least 0.2 above the first",
     "[law]\nbootstrap = 1": "bootstrap = 1 refits give no interval",
     "[held_out]\ntest_share = 0.0": "held_out.test_share = 0 leaves nothing to measure",
 }

@@ -2,7 +2,8 @@
 
 What a change costs decides: re-chunking, rescoring new chunks, drawing the landscape, selecting and reporting are cheap
 and follow a changed corpus by themselves. The test set, the base model, the trial design, trials and strategies change
-what earlier GPU hours are worth, or cost new ones: they run when asked for.
+what earlier GPU hours are worth, or cost new ones: they run when asked for. So does everything whose code has changed:
+no condition asks for the code's version, since on ``perplexity_scores`` that would be the whole world scored again.
 """
 
 from collections.abc import Sequence
@@ -10,17 +11,45 @@ from typing import Any
 
 import dagster as dg
 
-_SAFE = dg.AutomationCondition.all_deps_blocking_checks_passed()
-"""``eager()`` alone does not respect a blocking check that failed in another run."""
+When = dg.AutomationCondition
 
-FOLLOW_FILES = (dg.AutomationCondition.eager() & _SAFE).with_label("follow_files")
+
+def _follow(changed: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
+    """Run what changed, once for each change, and once more where the run failed.
+
+    ``eager()`` with three differences. It forgets an update that comes while a run of the asset is in flight, since the
+    end of that run counts as handling it; and one that comes on the tick after a request. Here a wish ends with the
+    request that it led to and with nothing else. It never asks for a failed run again; here the first failure since a
+    change asks once more, and the next one waits for a person: retrying on failure alone would go on for ever. And it
+    does not respect a blocking check that failed in another run.
+
+    Args:
+        changed: what of a dependency counts as a change.
+        label: name in the UI.
+    """
+    # A dependency changed in a run that did not run this asset too, or will be requested on this tick.
+    updated = When.any_deps_match((changed & ~When.executed_with_root_target()) | When.will_be_requested())
+    updated = updated.with_label("any_deps_changed")
+    # Latched until the next change or success, so that only the first failure makes it true anew.
+    has_failed = When.execution_failed().newly_true().since(updated | When.newly_updated() | When.initial_evaluation())
+    wish = When.newly_missing() | updated | has_failed.newly_true().with_label("failed_first")
+    is_wanted = wish.since((When.newly_requested() & ~wish) | When.initial_evaluation())
+    return (
+        When.in_latest_time_window()
+        & is_wanted
+        & ~When.any_deps_missing()
+        & ~When.any_deps_in_progress()
+        & ~When.in_progress()
+        & When.all_deps_blocking_checks_passed()
+    ).with_label(label)
+
+
+FOLLOW_FILES = _follow(When.newly_updated(), "follow_files")
 """Directly below the observed corpora: a new content version fires it, the same version observed again does not."""
 
-FOLLOW_CONTENT = (
-    dg.AutomationCondition.eager().replace("newly_updated", dg.AutomationCondition.data_version_changed()) & _SAFE
-).with_label("follow_content")
-"""Below materialized assets: plain ``eager()`` would fire for every re-materialization, even where the content is equal
-(dagster#25439)."""
+FOLLOW_CONTENT = _follow(When.data_version_changed(), "follow_content")
+"""Below materialized assets: their every materialization would count as a change otherwise, even where the content is
+equal (dagster#25439)."""
 
 CONDITIONS: dict[str, dg.AutomationCondition] = {
     "chunks": FOLLOW_FILES,

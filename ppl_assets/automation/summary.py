@@ -1,7 +1,6 @@
 """What the command line prints at the end of a run, and the lineage of a selected chunk."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 
@@ -9,9 +8,10 @@ from ppl_assets.automation.run import StageOutcome
 from ppl_assets.lake import Lake
 from ppl_assets.lineage import lineage_of
 from ppl_assets.resources import Platform
+from ppl_assets.study import study_option
 from ppl_assets.subset.assets import trained_strategies
-from ppl_assets.subset.report_page import headline_of
-from ppl_assets.tables import FITTED_LAW, SELECTION_REPORT, SELECTIONS, STRATEGY_LOSSES
+from ppl_assets.subset.report_page import headline_of, is_matched
+from ppl_assets.tables import FITTED_LAW, PERPLEXITY_LANDSCAPE, SELECTION_REPORT, SELECTIONS, STRATEGY_LOSSES
 
 
 def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float) -> str:
@@ -23,7 +23,8 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
     trained = trained_strategies(study, platform.lake, snapshot)
     losses = snapshot.read(STRATEGY_LOSSES, where={"strategy": trained})
     stale = "" if report["selection_id"] == selection["selection_id"] else f" (of selection {report['selection_id']})"
-    option = "" if platform.study_file.name == "study.toml" else f" STUDY={_shown(platform.study_file)}"
+    matched = is_matched(selection, snapshot.read(PERPLEXITY_LANDSCAPE))
+    option = study_option(platform.study_file)
     computed = sum(outcome.computed for outcome in outcomes)
     work = (
         f"{computed} asset partitions computed"
@@ -33,7 +34,7 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
     lines = [
         "",
         f"[bold]Selection {selection['selection_id']}[/]",
-        f"  {headline_of(losses, selection['tokens'], study.law.confidence).text}",
+        f"  {headline_of(losses, selection['tokens'], study.law.confidence, is_matched=matched).text}",
         "",
         f"  subset     {selection['tokens']:,} tokens in {selection['chunks']:,} chunks",
         (
@@ -55,11 +56,6 @@ def summary(platform: Platform, outcomes: Sequence[StageOutcome], seconds: float
 
 def _left_out(error_pct: float | None) -> str:
     return "" if error_pct is None else f"; leave-one-run-out error {error_pct:.2f} % (median)"
-
-
-def _shown(path: Path) -> str:
-    """The path relative to the working directory, where it lies below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _strategy_lines(losses: pl.DataFrame) -> list[str]:

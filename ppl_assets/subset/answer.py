@@ -8,7 +8,7 @@ import polars as pl
 
 from ppl_assets import plots
 from ppl_assets.subset import comparison
-from ppl_assets.subset.comparison import MATCHED, RANDOM, SELECTED, Gain, Headline
+from ppl_assets.subset.comparison import RANDOM, SELECTED, Gain, Headline
 from ppl_assets.subset.forecasts import Expected, StrategyForecast, expected, mean_curve, rounded, tokens_needed
 from ppl_assets.subset.report_words import number, perplexity, span
 
@@ -32,14 +32,18 @@ def opening(head: Headline, tokens: int) -> str:
         head: the comparison.
         tokens: tokens selected.
     """
-    matched = head.gain(MATCHED)
+    free = head.best_free
     if head.verdict == "worse":
         return f"Do not use this subset of {tokens:,} tokens: it is worse than random."
     if head.verdict != "better":
         return head.sentences[0]
-    if matched is not None and matched.difference.excludes_zero and matched.difference.mean < 0:
-        return f"This subset of {tokens:,} tokens beats random, but use 'matched': it needs no trial and does better."
-    return f"Use this subset of {tokens:,} tokens: it beats random."
+    if free is None or (free.difference.mean > 0 and free.difference.excludes_zero):
+        return f"Use this subset of {tokens:,} tokens: it beats random."
+    if free.difference.excludes_zero:
+        return f"This subset of {tokens:,} tokens beats random, but '{free.rival}', which needs no trial, does better."
+    return (
+        f"Use this subset of {tokens:,} tokens: it beats random; '{free.rival}', which needs no trial, may do as well."
+    )
 
 
 def facts(data: "ReportInput", head: Headline, forecasts: list[StrategyForecast]) -> list[Fact]:
@@ -61,6 +65,7 @@ def facts(data: "ReportInput", head: Headline, forecasts: list[StrategyForecast]
         _measured(data, asked),
         *([_gain(gain)] if gain else []),
         *_random_needs(data, forecasts),
+        *_forgets(data),
         _price(data, head),
     ]
 
@@ -108,6 +113,25 @@ def _gain(gain: Gain) -> Fact:
     return Fact(f"Gain over {plots.words(gain.rival)}", f"{comparison.nats(mean)} nats a token", note)
 
 
+def _forgets(data: "ReportInput") -> list[Fact]:
+    """What training on the selection does to the loss of general text, and how that compares with random."""
+    finals = plots.final_losses(data.strategy_losses).filter(pl.col("general_loss").is_finite())
+    before = plots.base_losses(data.strategy_losses)[1]
+    mine = finals.filter(pl.col("strategy") == SELECTED).select("seed", "general_loss")
+    if before is None or mine.is_empty():
+        return []
+    after = float(mine["general_loss"].mean())  # type: ignore[arg-type]
+    note = "forgotten" if after > before else "nothing is forgotten"
+    both = mine.join(finals.filter(pl.col("strategy") == RANDOM), on="seed", suffix="_random")
+    if not both.is_empty():
+        d = comparison.paired_difference(both["general_loss"], both["general_loss_random"], data.confidence)
+        side = "more" if d.mean > 0 else "less"
+        size = comparison.absolute(d)
+        note += f"; {comparison.nats(size.mean)} {side} than random ({comparison.interval_text(size)})"
+    change = comparison.nats(abs(after - before))
+    return [Fact("General loss", f"{number(before)} to {number(after)} nats a token", f"{change} {note}")]
+
+
 def _random_needs(data: "ReportInput", forecasts: list[StrategyForecast]) -> list[Fact]:
     """Tokens that random needs for the selection's loss, and the selection for random's; nothing before both ran."""
     mine = next((row for row in forecasts if row.strategy == SELECTED), None)
@@ -124,19 +148,23 @@ def _random_needs(data: "ReportInput", forecasts: list[StrategyForecast]) -> lis
 
 
 def _price(data: "ReportInput", head: Headline) -> Fact:
-    """What the trials cost, in tokens trained, and what they bought: the gain over the rival that needs none."""
+    """What the trials cost, in tokens, and what they bought: the gain over the best rival, which needs none."""
     label = "Price: tokens of the trials"
-    matched = head.gain(MATCHED)
-    if matched is None:
-        bought = "'matched', which needs no trial, was not trained"
+    free = head.best_free
+    if free is None:
+        bought = "no rival but random was trained"
     else:
-        d = matched.difference
-        bought = f"gain over 'matched', which needs none: {comparison.nats(d.mean)} ({comparison.interval_text(d)})"
+        d = free.difference
+        bought = (
+            f"gain over '{free.rival}', which needs none: {comparison.nats(d.mean)} ({comparison.interval_text(d)})"
+        )
     if data.trial_losses.is_empty():
         return Fact(label, "none", f"no trial was run; {bought}")
     tokens, runs = trial_tokens(data.trial_losses)
     share = tokens / max(1, int(data.selection["tokens"][0]))
-    return Fact(label, f"{tokens:,} tokens", f"{runs} runs, {share:.1f} times the selection; {bought}")
+    scored = f", and {data.evaluated_tokens:,} held-out tokens scored" if data.evaluated_tokens else ""
+    note = f"trained in {runs} runs, {share:.1f} times the selection{scored}; {bought}"
+    return Fact(label, f"{tokens:,} tokens", note)
 
 
 def trial_tokens(trial_losses: pl.DataFrame) -> tuple[int, int]:

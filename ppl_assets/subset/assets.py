@@ -217,8 +217,10 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
     follows: list[object] = [target.tokens, landscape.data_version if landscape else "", study.selection.objective]
     if partition == "selected":
         follows = [snapshot.only_row(SELECTIONS)["selection_id"]]
-    elif partition in ("matched", "gaussian", "greedy_dos"):
+    elif partition in ("matched", "gaussian", "greedy_dos", "redrawn"):
         follows += [target.mu, target.sigma]
+    if partition == "redrawn":
+        follows.append(study.selection.method)
     if partition != "selected":
         follows += [*limits_of(study), study.selection.repeats, study.selection.unit]
     return Inputs(

@@ -15,6 +15,9 @@ from scipy import stats
 SELECTED = "selected"
 RANDOM = "random"
 MATCHED = "matched"
+MIDDLE = "middle"
+REDRAWN = "redrawn"
+"""The selection's own target drawn anew with each seed: no rival, but its gain without the luck of one draw."""
 
 Verdict = Literal["better", "worse", "unsure", "single_seed", "no_random", "untrained"]
 
@@ -63,13 +66,16 @@ class Headline:
 
     Attributes:
         verdict: selection against random: better, worse or unsure (interval), single_seed, no_random, untrained.
+            Better only where draws anew of the same place are better as well, if they were trained.
         sentences: plain sentences, the most important one first.
         gains: one per rival that shares a seed with the selection, in the order given.
+        rule: gain over random of draws anew at the selection's place; None where they were not trained.
     """
 
     verdict: Verdict
     sentences: tuple[str, ...]
     gains: tuple[Gain, ...]
+    rule: Gain | None = None
 
     @property
     def text(self) -> str:
@@ -79,6 +85,11 @@ class Headline:
     def gain(self, rival: str) -> Gain | None:
         """The gain over ``rival``, or None where the two were not compared."""
         return next((gain for gain in self.gains if gain.rival == rival), None)
+
+    @property
+    def best_free(self) -> Gain | None:
+        """The gain over the best rival beside random, none of which needs a trial."""
+        return _best_free(self.gains)
 
 
 def paired_difference(loss_a: ArrayLike, loss_b: ArrayLike, confidence: float = 0.95) -> Difference:
@@ -148,6 +159,8 @@ def headline(
     trained_tokens: int | None = None,
     base_loss: float | None = None,
     confidence: float = 0.95,
+    *,
+    is_matched: bool = False,
 ) -> Headline:
     """Say in plain sentences what was selected and whether it wins.
 
@@ -157,14 +170,17 @@ def headline(
         trained_tokens: tokens every strategy was trained on; None: all of the selection.
         base_loss: test loss before any training, nats a token.
         confidence: level of the intervals.
+        is_matched: whether the law did not decide and the selection is itself matched to the test set.
     """
     size = f"The selection of {selected_tokens:,} tokens"
     mine = losses.get(SELECTED, {})
     gains = tuple(
         _gain(rival, mine, theirs, confidence)
         for rival, theirs in losses.items()
-        if rival != SELECTED and mine.keys() & theirs.keys()
+        if rival not in (SELECTED, REDRAWN) and mine.keys() & theirs.keys()
     )
+    anew, by_chance = losses.get(REDRAWN, {}), losses.get(RANDOM, {})
+    rule = _gain(RANDOM, anew, by_chance, confidence) if anew.keys() & by_chance.keys() else None
     if not mine:
         return Headline(
             "untrained",
@@ -182,14 +198,17 @@ def headline(
     else:
         verdict = _verdict(random.difference)
         first = _against_random(size, random, verdict)
+        if verdict == "better" and rule is not None and _verdict(rule.difference) != "better":
+            verdict = "unsure"
+            first[0] = f"{size} beats random, but other subsets drawn at the same place are not shown to."
+        first += _drawn_anew(random, rule)
     sentences = [
         *first,
         *_scale(trained_tokens, selected_tokens),
-        *_against_matched(gains),
-        *_best_rival(gains),
+        *(_is_matched(gains) if is_matched else _against_free(gains)),
         *_against_base(mean, base_loss),
     ]
-    return Headline(verdict, tuple(sentences), gains)
+    return Headline(verdict, tuple(sentences), gains, rule)
 
 
 def _gain(rival: str, mine: Mapping[int, float], theirs: Mapping[int, float], confidence: float) -> Gain:
@@ -230,8 +249,14 @@ def _amount(gain: Gain) -> str:
         return f"{nats(d.mean)} lower ({interval_text(d)})"
     if d.mean == 0:
         return f"no difference ({interval_text(d)})"
-    mirrored = replace(d, mean=-d.mean, low=-d.high, high=-d.low)
-    return f"{nats(mirrored.mean)} higher ({interval_text(mirrored)})"
+    return f"{nats(-d.mean)} higher ({interval_text(absolute(d))})"
+
+
+def absolute(difference: Difference) -> Difference:
+    """The difference with its sign such that the mean is not negative."""
+    if difference.mean >= 0:
+        return difference
+    return replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low)
 
 
 def _against_random(size: str, gain: Gain, verdict: Verdict) -> list[str]:
@@ -260,30 +285,57 @@ def _scale(trained: int | None, selected: int) -> list[str]:
     return [f"Strategies were compared after training on {trained:,} tokens each, not on the {selected:,} selected."]
 
 
-def _against_matched(gains: tuple[Gain, ...]) -> list[str]:
-    """Whether the trials earned their price: the selection against the one that needs none."""
-    what = "'matched', the subset at the test set's own mean and spread, which needs no trial"
-    gain = next((gain for gain in gains if gain.rival == MATCHED), None)
+def _drawn_anew(random: Gain, rule: Gain | None) -> list[str]:
+    """What other draws at the same place gave: the interval above is over training orders of one subset."""
+    if rule is None:
+        return (
+            []
+            if random.difference.n == 1
+            else ["The interval is over training orders of this one subset; others at its place were not trained."]
+        )
+    facts = f"{rule.selected_loss:.3f}, against random {_amount(rule)}"
+    match _verdict(rule.difference):
+        case "better":
+            return [f"Subsets drawn anew at the same place, one a seed, beat random too: {facts}."]
+        case "worse":
+            return [f"Subsets drawn anew at the same place, one a seed, are worse than random: {facts}."]
+        case _:
+            return [f"Subsets drawn anew at the same place, one a seed, are not shown to beat random: {facts}."]
+
+
+def _best_free(gains: tuple[Gain, ...]) -> Gain | None:
+    """The gain over the rival with the least loss, random left out."""
+    return min((gain for gain in gains if gain.rival != RANDOM), key=lambda gain: gain.rival_loss, default=None)
+
+
+def _against_free(gains: tuple[Gain, ...]) -> list[str]:
+    """Whether the trials earned their price: the selection against the best of the rivals, which need none."""
+    gain = _best_free(gains)
     if gain is None:
-        return [f"It was not compared with {what}."]
-    facts = f"{gain.rival_loss:.3f} for matched, the selection's {_amount(gain)}"
+        return ["It was not compared with 'matched' or 'middle', which need no trial either."]
+    best = f"'{gain.rival}', the best of the rivals, which need no trial"
+    facts = f"{gain.rival_loss:.3f} for {gain.rival}, the selection's {_amount(gain)}"
     match _verdict(gain.difference):
         case "better":
-            return [f"It also beats {what}: {facts}."]
+            return [f"It also beats {best}: {facts}."]
         case "worse":
-            return [f"It does not beat {what}: {facts}. The trials did not earn their price here."]
+            return [f"It does not beat {best}: {facts}. The trials did not earn their price here."]
         case "single_seed":
-            return [f"Against {what}, one seed cannot tell: {facts}."]
+            return [f"Against {best}, one seed cannot tell: {facts}."]
         case _:
-            return [f"It is not shown to beat {what}: {facts}. Whether the trials earned their price is open."]
+            return [f"It is not shown to beat {best}: {facts}. Whether the trials earned their price is open."]
 
 
-def _best_rival(gains: tuple[Gain, ...]) -> list[str]:
-    """Name the best rival where it was measured below the selection and no sentence has said so."""
-    best = min(gains, key=lambda gain: gain.difference.mean, default=None)
-    if best is None or best.difference.mean >= 0 or best.rival in {RANDOM, MATCHED}:
-        return []
-    return [f"The best measured strategy is '{best.rival}': {best.rival_loss:.3f}, the selection's {_amount(best)}."]
+def _is_matched(gains: tuple[Gain, ...]) -> list[str]:
+    """Where the law did not decide the trials bought nothing; a rival that did better is named."""
+    said = (
+        "The law did not decide, so this subset is itself matched to the test set: the trials bought nothing, and from "
+        "'matched' it differs by the luck of its draw."
+    )
+    best = _best_free(gains)
+    if best is None or best.difference.mean >= 0 or best.rival == MATCHED:
+        return [said]
+    return [said, f"The best measured rival is '{best.rival}': {best.rival_loss:.3f}, the selection's {_amount(best)}."]
 
 
 def _against_base(mean: float, base_loss: float | None) -> list[str]:

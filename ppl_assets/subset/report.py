@@ -75,6 +75,7 @@ class ReportInput:
         curves: chosen form along each trial; columns of ``plots.CURVE_COLUMNS``.
         residuals: fitted and measured loss by form; columns of ``plots.RESIDUAL_COLUMNS``.
         confidence: level of the intervals.
+        evaluated_tokens: held-out tokens scored for the trials; 0: not known.
     """
 
     study: str
@@ -96,6 +97,7 @@ class ReportInput:
     curves: pl.DataFrame = field(default_factory=pl.DataFrame)
     residuals: pl.DataFrame = field(default_factory=pl.DataFrame)
     confidence: float = 0.95
+    evaluated_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be one report.

@@ -13,8 +13,9 @@ from ppl_assets.lake import Snapshot
 from ppl_assets.law.predictions import Forecast, law_curves, law_residuals, law_surface, surface_by_tokens
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.plots.layers import NEAR
+from ppl_assets.regimes.cost import cost_of_trials
 from ppl_assets.regimes.stored import all_trials
-from ppl_assets.study import Study
+from ppl_assets.study import Study, shown_study, study_option
 from ppl_assets.subset.report import Finding, Provenance, ReportInput
 from ppl_assets.tables import (
     BASE_MODEL,
@@ -68,6 +69,7 @@ def report_input(
             Finding(*row) for row in snapshot.read(LAW_FINDINGS, ["name", "passed", "sentence"]).iter_rows()
         ),
         provenance=_provenance(study_file, snapshot, selection_id),
+        evaluated_tokens=cost_of_trials(study, snapshot, regimes).evaluated,
         surface=law_surface(law, trial_losses, largest) if law else None,
         forecast=forecast,
         layers=surface_by_tokens(forecast, trial_losses, layers) if forecast else None,
@@ -92,8 +94,7 @@ def layer_tokens(trial_losses: pl.DataFrame, selected: int) -> list[int]:
 
 def _provenance(study_file: Path, snapshot: Snapshot, selection_id: str) -> Provenance:
     base = snapshot.only_row(BASE_MODEL)
-    name = study_file.name if study_file.name == "study.toml" else f"{study_file.parent.name}/{study_file.name}"
-    option = "" if study_file.name == "study.toml" else f" STUDY={name}"
+    name, option = shown_study(study_file), study_option(study_file)
     law, subset = snapshot.latest("fitted_law"), snapshot.latest("final_subset")
     identifiers = {
         "selection": selection_id,

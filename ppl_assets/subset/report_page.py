@@ -8,6 +8,7 @@ measurements (``forecasts``), table rows (``report_rows``), statistics (``compar
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -41,22 +42,40 @@ def losses_by_seed(finals: pl.DataFrame) -> dict[str, dict[int, float]]:
 
 def summarize(data: "ReportInput") -> Headline:
     """The headline that the report opens with; its gains are the columns of table ``selection_report``."""
-    return headline_of(data.strategy_losses, int(data.selection["tokens"][0]), data.confidence)
+    row = data.selection.row(0, named=True)
+    return headline_of(
+        data.strategy_losses, int(row["tokens"]), data.confidence, is_matched=is_matched(row, data.landscape)
+    )
 
 
-def headline_of(strategy_losses: pl.DataFrame, selected_tokens: int, confidence: float) -> Headline:
+def is_matched(selection: Mapping[str, Any], landscape: pl.DataFrame) -> bool:
+    """Whether a row of ``selections`` was asked for the test set's own moments, as where the law does not decide."""
+    test = landscape.filter(pl.col("scope") == "test").select("mean", "deviation")
+    asked = (selection["mu_target"], selection["sigma_target"])
+    return not test.is_empty() and all(map(math.isclose, asked, test.row(0)))
+
+
+def headline_of(
+    strategy_losses: pl.DataFrame, selected_tokens: int, confidence: float, *, is_matched: bool = False
+) -> Headline:
     """The headline of a selection and of what was trained on it and its rivals.
 
     Args:
         strategy_losses: ``strategy_losses`` of this selection and its rivals, rows of one setting; may be empty.
         selected_tokens: tokens of the selection.
         confidence: level of the intervals.
+        is_matched: whether the selection is itself matched to the test set.
     """
     finals = plots.final_losses(strategy_losses)
     trained = finals.filter(pl.col("strategy") == SELECTED)["tokens"].to_list()
     base, _ = plots.base_losses(strategy_losses)
     return comparison.headline(
-        losses_by_seed(finals), selected_tokens, max(trained) if trained else None, base, confidence
+        losses_by_seed(finals),
+        selected_tokens,
+        max(trained) if trained else None,
+        base,
+        confidence,
+        is_matched=is_matched,
     )
 
 
@@ -77,7 +96,7 @@ def render(data: "ReportInput", images: Mapping[str, tuple[str, str]], live: Liv
         live: the surface that answers to the pointer; the page has no script without it.
     """
     head = summarize(data)
-    outcomes, cleaning = cleaning_rows(data)
+    outcomes, dropped, cleaning = cleaning_rows(data)
     law = data.fitted_law.sort(~pl.col("is_chosen"), "loo_median_pct", "link", "form", nulls_last=True)
     forecasts = strategy_forecasts(data)
     scripts = [] if live is None else _scripts()
@@ -102,6 +121,7 @@ def render(data: "ReportInput", images: Mapping[str, tuple[str, str]], live: Liv
             spent=trial_tokens(data.trial_losses),
             measurements=data.trial_losses.filter(pl.col("tokens") > 0).height,
             outcomes=outcomes,
+            dropped=dropped,
             cleaning=cleaning,
             base=data.base_model.to_dicts(),
             selection=data.selection.row(0, named=True),

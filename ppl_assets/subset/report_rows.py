@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ppl_assets import plots
-from ppl_assets.subset.comparison import MATCHED, RANDOM, Gain, Headline
+from ppl_assets.subset.comparison import MATCHED, MIDDLE, RANDOM, Gain, Headline
 
 if TYPE_CHECKING:
     from ppl_assets.subset.report import ReportInput
@@ -38,10 +38,10 @@ class GainRow:
 def gain_rows(head: Headline) -> list[GainRow]:
     """The comparison table, random and matched first, with intervals on one common scale that holds zero.
 
-    The scale is made for random and matched: a rival far off (often lowest perplexity) would squeeze them to dots.
+    The scale is made for random, matched and middle: a rival far off (often lowest perplexity) would squeeze them.
     """
     order = sorted(head.gains, key=lambda gain: (gain.rival != RANDOM, gain.rival != MATCHED, gain.rival))
-    near = [gain for gain in order if gain.rival in {RANDOM, MATCHED}] or order
+    near = [gain for gain in order if gain.rival in {RANDOM, MATCHED, MIDDLE}] or order
     ends = [0.0, *(end for gain in near for end in _ends(gain))]
     margin = 0.15 * (max(ends) - min(ends)) or 1.0
     low, high = min(ends) - margin, max(ends) + margin
@@ -84,23 +84,32 @@ def trained_rows(data: "ReportInput") -> list[dict[str, Any]]:
     return diverged.join(summary, on="strategy", how="left").sort("test_loss", "strategy", nulls_last=True).to_dicts()
 
 
-def cleaning_rows(data: "ReportInput") -> tuple[list[str], list[dict[str, Any]]]:
-    """Outcomes in the order of their size, kept first; and a row per corpus with the documents of each."""
-    counts = data.cleaning_counts
+def cleaning_rows(data: "ReportInput") -> tuple[list[str], list[str], list[dict[str, Any]]]:
+    """Outcomes of documents in the order of their size, kept first; those of chunks; a row per corpus with both.
+
+    An outcome that ends in ``_chunk`` counts dropped chunks of documents that have an outcome of their own.
+    """
+    counts = data.cleaning_counts.with_columns(of_chunks=pl.col("outcome").str.ends_with("_chunk"))
     totals = (
-        counts.group_by("outcome").agg(pl.col("documents").sum()).sort("documents", "outcome", descending=[True, False])
+        counts.group_by("outcome", "of_chunks")
+        .agg(pl.col("documents").sum())
+        .sort("documents", "outcome", descending=[True, False])
     )
-    outcomes = sorted(totals["outcome"].to_list(), key=lambda outcome: outcome != "kept")
+    outcomes = totals.filter(~pl.col("of_chunks"))["outcome"].to_list()
     rows = []
     for (corpus,), group in counts.sort("corpus").group_by("corpus", maintain_order=True):
-        documents: dict[str, int] = dict(group.group_by("outcome").agg(pl.col("documents").sum()).iter_rows())
-        total = sum(documents.values())
-        kept = 100.0 * documents.get("kept", 0) / total if total else 0.0
-        characters = int(group.filter(pl.col("outcome") == "kept")["characters"].sum())
-        rows.append(
-            {"corpus": corpus, "documents": documents, "total": total, "kept_pct": kept, "characters": characters}
+        found: dict[str, int] = dict(
+            group.group_by("outcome").agg(pl.col("documents").sum()).select("outcome", "documents").iter_rows()
         )
-    return outcomes, rows
+        total = int(group.filter(~pl.col("of_chunks"))["documents"].sum())
+        kept = 100.0 * found.get("kept", 0) / total if total else 0.0
+        characters = int(group.filter(pl.col("outcome") == "kept")["characters"].sum())
+        rows.append({"corpus": corpus, "counts": found, "total": total, "kept_pct": kept, "characters": characters})
+    return (
+        sorted(outcomes, key=lambda outcome: outcome != "kept"),
+        totals.filter(pl.col("of_chunks"))["outcome"].to_list(),
+        rows,
+    )
 
 
 def trial_rows(data: "ReportInput") -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ _RIVALS = {
     "gaussian": rivals.gaussian,
 }
 
-SELECTIONS = ("selected", "tilt", "matched", "greedy_dos", *_RIVALS)
-"""Names that :func:`select` knows; ``selected`` is drawn by the method of the options."""
+SELECTIONS = ("selected", "redrawn", "tilt", "matched", "greedy_dos", *_RIVALS)
+"""Names that :func:`select` knows; ``selected`` and ``redrawn`` are drawn by the method of the options."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def select(
     if name not in SELECTIONS:
         raise SelectionError(f"selection {name!r} is not known; use one of {', '.join(SELECTIONS)}")
     require_budget(candidates, target.tokens)
-    method = options.method if name == "selected" else name
+    method = options.method if name in ("selected", "redrawn") else name
     offered = Repeated(candidates, options.repeats) if options.repeats > 1 else candidates
     if method in ("tilt", "matched"):
         if options.limits:
@@ -103,7 +103,7 @@ def select_documents(name: str, documents: Documents, target: Target, *, seed: i
     Raises:
         SelectionError: unknown name, or a budget that the first choice does not fit into.
     """
-    if name in ("selected", "tilt", "matched"):
+    if name in ("selected", "redrawn", "tilt", "matched"):
         return draw_documents(documents, target, seed=seed)
     if name not in _RIVALS:
         raise SelectionError(

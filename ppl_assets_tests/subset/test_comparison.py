@@ -119,6 +119,43 @@ def test_random_trained_on_other_seeds_is_not_compared():
 def test_a_better_rival_another_scale_and_a_useless_training_are_named():
     table = {**losses([5.66, 5.65, 5.66]), "middle": {0: 5.51, 1: 5.50, 2: 5.51}}
     head = headline(table, 96_000, trained_tokens=48_000, base_loss=5.40)
-    assert "best measured strategy is 'middle'" in head.text
+    assert "It does not beat 'middle', the best of the rivals, which need no trial" in head.text
     assert "48,000 tokens each" in head.text
     assert "did not lower the test loss at all" in head.text
+
+
+@pytest.mark.parametrize(
+    ("anew", "verdict", "sentence"),
+    [
+        ([5.58, 5.57, 5.59], "better", "drawn anew at the same place, one a seed, beat random too: 5.580"),
+        ([5.70, 5.55, 5.64], "unsure", "are not shown to beat random: 5.630"),
+        ([5.80, 5.81, 5.82], "unsure", "are worse than random: 5.810"),
+    ],
+)
+def test_a_win_of_one_draw_counts_where_draws_anew_win_too(anew, verdict, sentence):
+    table = {**losses([5.648, 5.653, 5.660]), "redrawn": dict(enumerate(anew))}
+    head = headline(table, 96_000)
+    assert head.verdict == verdict
+    assert sentence in head.text
+    assert head.gain("redrawn") is None  # no rival
+    assert ("beats random, but other subsets drawn at the same place" in head.sentences[0]) is (verdict == "unsure")
+
+
+def test_without_draws_anew_the_interval_is_said_to_be_of_one_subset():
+    assert "over training orders of this one subset" in headline(losses([5.648, 5.653, 5.660]), 96_000).text
+
+
+def test_the_best_rival_that_needs_no_trial_is_the_one_to_beat():
+    table = {**losses([5.66, 5.65, 5.66], [5.63, 5.62, 5.63]), "middle": {0: 5.58, 1: 5.56, 2: 5.575}}
+    head = headline(table, 96_000)
+    assert head.best_free.rival == "middle"
+    assert "It is not shown to beat 'middle'" in head.text
+
+
+def test_a_matched_selection_owes_nothing_to_the_trials():
+    table = losses([5.66, 5.65, 5.66], [5.56, 5.56, 5.57])
+    head = headline(table, 96_000, is_matched=True)
+    assert "the trials bought nothing" in head.text
+    assert "earn their price" not in head.text
+    table["middle"] = {0: 5.50, 1: 5.49, 2: 5.51}
+    assert "The best measured rival is 'middle'" in headline(table, 96_000, is_matched=True).text

@@ -11,7 +11,7 @@ import pytest
 from ppl_assets.plots.live import bokeh_scripts
 from ppl_assets.subset import report_page
 from ppl_assets.subset.report import Finding, Provenance, draw_live, summarize, write_report
-from ppl_assets.subset.report_rows import gain_rows
+from ppl_assets.subset.report_rows import cleaning_rows, gain_rows
 from ppl_assets_tests.subset.report_factory import report_input, table, without
 
 HOSTILE = '<script>alert("x")</script>'
@@ -62,7 +62,10 @@ def test_the_first_screen_answers_what_how_good_how_sure_and_at_which_price(writ
         r"Gain over random 0\.\d{3} nats a token .*? 95 % interval 0\.\d{3} to 0\.\d{3}, 3 paired seeds", text
     )
     assert re.search(r"Random needs for the same loss more than 98,304 tokens by the law about \d", text)
-    assert "1,179,648 tokens 12 runs, 12.0 times the selection; gain over 'matched', which needs none: 0.0" in text
+    assert (
+        "1,179,648 tokens trained in 12 runs, 12.0 times the selection; gain over 'matched', which needs none: 0.0"
+        in text
+    )
 
 
 def test_the_exports_path_is_said_from_the_study_files_folder_where_it_lies_below():
@@ -221,6 +224,27 @@ def test_further_measures_stand_beside_the_losses_with_paired_differences():
     assert "Further measures" not in body(rendered(data))
 
 
+def test_the_first_screen_says_what_is_forgotten_and_whether_random_forgets_less():
+    data = report_input()
+    text = body(rendered(data))
+    assert re.search(
+        r"General loss 4\.100 to 4\.1\d\d nats a token 0\.0\d+ forgotten; 0\.\d+ (more|less) than random", text
+    )
+    assert "General loss" not in body(rendered(without(data, strategy_losses=data.strategy_losses.clear())))[:3000]
+
+
+def test_dropped_chunks_are_no_documents():
+    data = report_input()
+    more = table("cleaning_counts", [
+        {"corpus": "scipy", "outcome": "kept", "documents": 8, "characters": 100},
+        {"corpus": "scipy", "outcome": "too_short", "documents": 2, "characters": 1},
+        {"corpus": "scipy", "outcome": "short_chunk", "documents": 90, "characters": 9},
+    ])  # fmt: skip
+    outcomes, dropped, rows = cleaning_rows(without(data, cleaning_counts=more))
+    assert (outcomes, dropped) == (["kept", "too_short"], ["short_chunk"])
+    assert (rows[0]["total"], rows[0]["kept_pct"], rows[0]["counts"]["short_chunk"]) == (10, 80.0, 90)
+
+
 def test_one_seed_has_no_interval_on_the_page():
     text = body(rendered(report_input(seeds=1)))
     assert "one seed: nothing is sure" in text
@@ -268,7 +292,7 @@ def test_two_selections_are_refused():
 def test_a_rival_that_needs_no_trial_and_does_better_is_what_the_heading_advises():
     page = rendered(report_input({"selected": 0.0, "random": 0.09, "matched": -0.05}))
     assert heading(page) == (
-        "This subset of 98,304 tokens beats random, but use 'matched': it needs no trial and does better."
+        "This subset of 98,304 tokens beats random, but 'matched', which needs no trial, does better."
     )
 
 

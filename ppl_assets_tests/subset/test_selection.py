@@ -61,7 +61,7 @@ def test_figures_are_those_of_the_chunks() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SelectionError, match="'best' is not known; use one of selected, tilt"):
+    with pytest.raises(SelectionError, match="'best' is not known; use one of selected, redrawn, tilt"):
         select("best", CANDIDATES, TARGET, seed=1)
 
 
