@@ -211,7 +211,7 @@ tokens = {tokens}
 [strategies]
 rivals = {rivals}
 seeds = {seeds}
-points = 2
+points = 4
 """
 
 

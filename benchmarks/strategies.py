@@ -4,8 +4,8 @@
 
 For each share of planted noise (``planted.py``) a study is run from files to trained strategies, as a user would run
 it, one thread each, two side by side. They share the base model, which the first of them trains. A case is won where
-the paired difference of test loss has a 95 % t interval that excludes zero. ``--folder`` keeps the studies, and finds
-them again: what is up to date in them is not computed a second time.
+the paired difference of test loss has a 95 % t interval that excludes zero, for subsets drawn anew with each seed.
+``--folder`` keeps the studies, and finds them again: what is up to date in them is not computed a second time.
 """
 
 import argparse
@@ -43,7 +43,7 @@ CHARACTERS = 1_500_000
 TOKENS = 49_152
 TRIALS = 18
 SEEDS = 6
-RIVALS = ("random", "lowest", "matched")
+RIVALS = ("random", "lowest", "matched", "middle", "redrawn")
 SEED = 20251221
 MODEL_READY = "base_model "
 """What the log of a run says once the base model is there."""
@@ -67,7 +67,7 @@ class Case:
         aimed: where the selection was asked to be.
         losses: final test loss by strategy and seed, nats a token.
         predicted: the law's word on each run before it, in the same order.
-        gains: rival minus selection: mean, low, high.
+        gains: of the selection redrawn with each seed, and of the one selected: rival minus it: mean, low, high.
     """
 
     share: float
@@ -83,11 +83,11 @@ class Case:
     aimed: tuple[float, float]
     losses: dict[str, list[float]]
     predicted: dict[str, list[float]]
-    gains: dict[str, tuple[float, float, float]]
+    gains: dict[str, dict[str, tuple[float, float, float]]]
 
     def beats(self, rival: str) -> bool:
-        """Whether the interval of the gain over a rival lies above zero."""
-        return self.gains[rival][1] > 0
+        """Whether the interval of the gain over a rival lies above zero, the luck of the draw included."""
+        return self.gains["redrawn"][rival][1] > 0
 
     @property
     def prediction_error_pct(self) -> float:
@@ -133,10 +133,11 @@ def read_case(path: Path, share: float, seconds: float) -> Case:
     last = last.sort("strategy", "seed")
     losses = {str(name): rows["test_loss"].to_list() for (name,), rows in last.group_by("strategy")}
     predicted = {str(name): rows["predicted_loss"].to_list() for (name,), rows in last.group_by("strategy")}
-    gains = {}
-    for rival in losses.keys() - {"selected"}:
-        found = paired_difference(losses[rival], losses["selected"])
-        gains[rival] = (found.mean, found.low, found.high)
+    gains: dict[str, dict[str, tuple[float, float, float]]] = {"redrawn": {}, "selected": {}}
+    for ours, over in gains.items():
+        for rival in sorted(losses.keys() - gains.keys()):
+            found = paired_difference(losses[rival], losses[ours])
+            over[rival] = (found.mean, found.low, found.high)
     candidates = selectable_chunks(snapshot, platform.study.corpus_partitions())
     doubted = snapshot.read(LAW_FINDINGS, where={"passed": False})["name"].to_list()
     return Case(
@@ -186,7 +187,10 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         "beats_random": sum(case.beats("random") for case in cases),
         "beats_low_ppl": sum(case.beats("lowest") for case in cases),
         "beats_matched": sum(case.beats("matched") for case in cases),
-        "median_gain_vs_random_nats": round(float(np.median([case.gains["random"][0] for case in cases])), 4),
+        "beats_middle": sum(case.beats("middle") for case in cases),
+        "median_gain_vs_random_nats": round(
+            float(np.median([case.gains["redrawn"]["random"][0] for case in cases])), 4
+        ),
         "prediction_error_pct_median": round(float(np.median([e for e in errors if math.isfinite(e)])), 3),
         "seconds": round(whole, 1),
         "characters": options.characters,
