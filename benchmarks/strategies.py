@@ -60,7 +60,7 @@ class Case:
         trial_tokens: tokens of its trials.
         form: chosen form of the law.
         loo_run_pct: its leave-one-run-out error, %.
-        decides: whether the law is better than chance and than tokens alone, so that it decides the target.
+        decides: whether the gate lets the law decide the target (``law.checks.BELIEVED``).
         corpus: mean and deviation of the candidates.
         target: the same of the test text.
         optimum: of the law.

@@ -335,7 +335,7 @@ class SelectionSection(Section):
         "nearest_as_good",
         description=(
             "The place as good as the law's optimum that is nearest the corpus' own moments, where the law is better "
-            "than chance; or the optimum."
+            "than chance and tokens alone and promises little that no trial has shown; or the optimum."
         ),
     )
 

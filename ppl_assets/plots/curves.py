@@ -83,7 +83,7 @@ def _columns(panels: int, size: Size) -> int:
     """Panels a row: three to five on a page, two on a phone, with the fewest empty places."""
     if size == "small":
         return min(panels, 2 if panels <= 12 else 3)
-    return min(panels, min((5, 4, 3) if panels <= 15 else (7, 6, 5), key=lambda columns: -panels % columns))
+    return min(panels, min((5, 4, 3) if panels <= 15 else (5, 4), key=lambda columns: -panels % columns))
 
 
 def _panels(trained: pl.DataFrame, regimes: pl.DataFrame) -> list[tuple[str, list[str]]]:
