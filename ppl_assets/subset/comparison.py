@@ -296,7 +296,8 @@ def _drawn_anew(random: Gain, rule: Gain | None) -> list[str]:
     facts = f"{rule.selected_loss:.3f}, against random {_amount(rule)}"
     match _verdict(rule.difference):
         case "better":
-            return [f"Subsets drawn anew at the same place, one a seed, beat random too: {facts}."]
+            too = " too" if _verdict(random.difference) == "better" else ""
+            return [f"Subsets drawn anew at the same place, one a seed, beat random{too}: {facts}."]
         case "worse":
             return [f"Subsets drawn anew at the same place, one a seed, are worse than random: {facts}."]
         case _:
