@@ -329,13 +329,19 @@ class SelectionSection(Section):
     unit: Literal["chunk", "document"] = Field(
         "chunk", description="What is selected: chunks, or whole documents, each with all its candidate chunks."
     )
-    method: Literal["tilt", "greedy_dos"] = Field("tilt", description="Sampler; greedy_dos is the paper's.")
+    method: Literal["tilt", "greedy_dos", "middle", "random", "lowest", "highest"] = Field(
+        "tilt",
+        description=(
+            "Sampler; greedy_dos is the paper's. The others follow no law and no target: take a rival that did better."
+        ),
+    )
     objective: Literal["relative", "paper"] = Field("relative", description="Greedy objective J.")
-    aim: Literal["nearest_as_good", "optimum"] = Field(
+    aim: Literal["nearest_as_good", "optimum", "matched"] = Field(
         "nearest_as_good",
         description=(
             "The place as good as the law's optimum that is nearest the corpus' own moments, where the law is better "
-            "than chance and tokens alone and promises little that no trial has shown; or the optimum."
+            "than chance and tokens alone and promises little that no trial has shown; the optimum; or matched to "
+            "the test set's own moments, whatever the law says."
         ),
     )
 

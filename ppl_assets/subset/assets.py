@@ -25,10 +25,11 @@ from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_wit
 from ppl_assets.subset.handover import export_selection, is_exported
 from ppl_assets.subset.kind import kind_of
 from ppl_assets.subset.measures import downstream_table
-from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
+from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches, target_by_rank
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
+from ppl_assets.subset.selection import BY_RANK
 from ppl_assets.subset.strategy_runs import (
     as_declared,
     downstream_command,
@@ -113,16 +114,20 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
 
 def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[OrderedMembers, dict[str, Any]]:
     """The members in training order, and the selection's row without its export path."""
-    aim = choose_target(snapshot, study.selection.aim)
     total = pool.candidates.total_tokens
     tokens = min(selection_tokens(study, total), total * study.selection.repeats)
-    target = Target(aim.mu, aim.sigma, tokens)
     documents = None
     if study.selection.unit == "document":
         names = pl.read_parquet(pool.names, columns=["chunk_id", "corpus"])
         documents = documents_of(snapshot, names, pool.candidates)
-    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options_of(study), documents)
     method, scorer = study.selection.method, current_scorer(snapshot)
+    options = options_of(study)
+    if method in BY_RANK:
+        aim = target_by_rank(pool, tokens, study.study.seed, options, documents)
+    else:
+        aim = choose_target(snapshot, study.selection.aim)
+    target = Target(aim.mu, aim.sigma, tokens)
+    made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options, documents)
     name = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
     drawn = made.drawn
     kind = kind_of(pool.candidates, drawn.members.ppl, study.trials.tokens, study.study.seed)

@@ -38,6 +38,10 @@ SIZE_CATEGORIES = (
 METHODS = {
     "tilt": "of the subsets with these moments, the one nearest to all candidates (least Kullback-Leibler divergence)",
     "greedy_dos": "chunk by chunk, each time the one that brings the moments nearest (the paper's greedy selection)",
+    "middle": "by rank around the median perplexity",
+    "random": "at random",
+    "lowest": "from the lowest perplexity up",
+    "highest": "from the highest perplexity down",
 }
 """What ``selection.method`` does."""
 

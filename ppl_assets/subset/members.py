@@ -20,7 +20,8 @@ from ppl_assets.regimes.documents import Documents
 from ppl_assets.regimes.drawn import Drawn, Target
 from ppl_assets.regimes.ordering import prefix_order
 from ppl_assets.regimes.pool import BATCH_ROWS, StoredPool
-from ppl_assets.subset.selection import SelectionOptions, select, select_documents
+from ppl_assets.subset.selection import BY_RANK, SelectionOptions, select, select_documents
+from ppl_assets.subset.target import ChosenTarget
 from ppl_assets.tables import CHUNKS
 
 _MEMBERS = """
@@ -67,11 +68,28 @@ def draw_members(
         documents: the pool's documents where these are selected whole; their order is that of the draw.
     """
     if documents is not None:
-        drawn = select_documents("selected", documents, target, seed=seed)
+        drawn = select_documents(_name(options), documents, target, seed=seed)
         return OrderedMembers(drawn, drawn.index, subset_hash(drawn.members.key))
     drawn = select("selected", pool.candidates, target, seed=seed, options=options)
     order, _ = prefix_order(drawn.members.ppl, drawn.members.tokens, seed=seed, prefixes=prefixes)
     return OrderedMembers(drawn, drawn.index[order], subset_hash(drawn.members.key[order]))
+
+
+def _name(options: SelectionOptions) -> str:
+    return options.method if options.method in BY_RANK else "selected"
+
+
+def target_by_rank(
+    pool: StoredPool, tokens: int, seed: int, options: SelectionOptions, documents: Documents | None = None
+) -> ChosenTarget:
+    """The moments that a method without a target will have: it is drawn once to know them."""
+    anything = Target(1.0, 1.0, tokens)
+    if documents is not None:
+        drawn = select_documents(_name(options), documents, anything, seed=seed)
+    else:
+        drawn = select("selected", pool.candidates, anything, seed=seed, options=options)
+    reason = f"{BY_RANK[options.method]} (selection.method = '{options.method}'): no law and no target is followed."
+    return ChosenTarget(drawn.mu, drawn.sigma, reason)
 
 
 def member_batches(

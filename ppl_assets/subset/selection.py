@@ -24,6 +24,14 @@ _RIVALS = {
     "gaussian": rivals.gaussian,
 }
 
+BY_RANK = {
+    "random": "Taken at random",
+    "lowest": "Taken from the lowest perplexity up",
+    "middle": "Taken by rank around the median perplexity",
+    "highest": "Taken from the highest perplexity down",
+}
+"""Methods that follow no target, and what they do; a study may select by them."""
+
 SELECTIONS = ("selected", "redrawn", "tilt", "matched", "greedy_dos", *_RIVALS)
 """Names that :func:`select` knows; ``selected`` and ``redrawn`` are drawn by the method of the options."""
 
@@ -32,7 +40,7 @@ SELECTIONS = ("selected", "redrawn", "tilt", "matched", "greedy_dos", *_RIVALS)
 class SelectionOptions:
     """How ``selected`` is drawn, the greedy objective, and what every strategy keeps to: limits, repeats."""
 
-    method: Literal["tilt", "greedy_dos"] = "tilt"
+    method: Literal["tilt", "greedy_dos", "middle", "random", "lowest", "highest"] = "tilt"
     objective: Literal["relative", "paper"] = "relative"
     w_mu: float = 1.0
     w_sigma: float = 1.0

@@ -48,19 +48,24 @@ def law_scorer(snapshot: Snapshot) -> str:
     return commit.facts.get("scorer_id", "unknown") if commit else "unknown"
 
 
-def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"] = "nearest_as_good") -> ChosenTarget:
+def choose_target(
+    snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum", "matched"] = "nearest_as_good"
+) -> ChosenTarget:
     """Where the chosen law puts the subset; where it cannot say, the test set's own moments, which need no law.
 
     Args:
         snapshot: the lake.
         aim: the place as good as the optimum that is nearest the corpus, if the law predicts better than tokens alone
-            and better than chance and its optimum promises little that no trial has shown; or the optimum, whatever the
-            law is worth.
+            and better than chance and its optimum promises little that no trial has shown; the optimum, whatever
+            the law is worth; or the test set's own moments, whatever the law says.
 
     Raises:
         LakeError: no law was fitted yet.
         TargetError: the law speaks of another scorer's perplexities than the landscape.
     """
+    if aim == "matched":
+        mu, sigma, whose = _without_law(snapshot)
+        return ChosenTarget(mu, sigma, f"The subset is matched to {whose}, as asked for (selection.aim = 'matched').")
     row = snapshot.only_row(FITTED_LAW, {"is_chosen": True})
     fitted, current = law_scorer(snapshot), current_scorer(snapshot)
     if fitted != current:
@@ -71,8 +76,7 @@ def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"]
     moments, said = scope_moments(snapshot), [row["optimum_sentence"], *_failed(snapshot, [FULL_TRAINING])]
     doubts = _failed(snapshot, BELIEVED) if aim != "optimum" else []
     if row["mu_optimum"] is None or row["sigma_optimum"] is None or doubts:
-        mu, sigma = moments.get("test", moments["candidates"])
-        whose = "the test set's own moments" if "test" in moments else "the corpus' own moments"
+        mu, sigma, whose = _without_law(snapshot)
         said += [*doubts, f"The subset is matched to {whose} instead, which needs no law."]
         return ChosenTarget(mu, sigma, " ".join(said))
     if aim == "optimum" or row["as_good_mu"] is None:
@@ -87,6 +91,14 @@ def choose_target(snapshot: Snapshot, aim: Literal["nearest_as_good", "optimum"]
     if is_corpus:
         said.append("So the subset is a sample like the corpus: these trials do not show that choosing helps.")
     return ChosenTarget(mu, sigma, " ".join(said))
+
+
+def _without_law(snapshot: Snapshot) -> tuple[float, float, str]:
+    """Moments that need no law, and whose they are."""
+    moments = scope_moments(snapshot)
+    if "test" in moments:
+        return *moments["test"], "the test set's own moments"
+    return *moments["candidates"], "the corpus' own moments"
 
 
 def _failed(snapshot: Snapshot, names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import polars as pl
+import pytest
 
 from ppl_assets.law.assets import fitted_law_inputs
 from ppl_assets.regimes.drawn import Target
@@ -81,3 +82,18 @@ def test_whole_documents_are_selected_exported_and_reordered_whole(study, monkey
     chunks = snapshot.read(CHUNKS, ["chunk_id", "corpus", "position"])
     placed = rows.join(chunks, on=["chunk_id", "corpus"], maintain_order="left")
     assert (placed.group_by("corpus", "doc_id").agg(pl.col("position").diff().min())["position"].fill_null(1) > 0).all()
+
+
+@pytest.mark.parametrize("unit", ["chunk", "document"])
+def test_a_rival_that_did_better_can_be_taken(study, monkeypatch, unit):
+    taken = asked_for(study, monkeypatch, SELECTION__METHOD="middle", SELECTION__UNIT=unit)
+    assert taken.materialize("select_subset").success
+    given, _, snapshot = parts(taken)
+    rows, chosen = snapshot.read(FINAL_SUBSET), snapshot.only_row(SELECTIONS)
+    assert chosen["message"].startswith("Taken by rank around the median perplexity (selection.method = 'middle')")
+    assert (chosen["mu_target"], chosen["objective"]) == (chosen["mu"], pytest.approx(0.0, abs=1e-20))
+    pool = read_pool(snapshot, given.corpus_partitions())
+    documents = documents_of(snapshot, pool.rows, pool.candidates) if unit == "document" else None
+    rival = draw("middle", given, pool, TARGET, given.study.seed, [4096], documents)
+    assert set(rows["chunk_id"]) == set(rival.rows["chunk_id"])
+    assert "by rank around the median" in (Path(chosen["export_path"]) / "README.md").read_text("utf-8")

@@ -74,3 +74,9 @@ def test_a_target_from_a_screening_says_so(lake, passed):
     finding = {"name": "full_training", "passed": passed, "severity": "warn", "sentence": "It was a screening."}
     put(lake, LAW_FINDINGS, table("law_findings", [finding]))
     assert ("It was a screening." in choose_target(lake.snapshot()).reason) is not passed
+
+
+def test_matched_as_asked_for_needs_no_law(lake):
+    aim = choose_target(lake.snapshot(), "matched")
+    assert (aim.mu, aim.sigma) == scope_moments(lake.snapshot())["test"]
+    assert "as asked for" in aim.reason
