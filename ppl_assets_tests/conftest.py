@@ -104,6 +104,7 @@ def write_corpora(folder: Path) -> None:
         file.write("\n".join(rows) + "\n")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the finished study go to one worker, first, so that it is run once; all others by file."""
     shared = {item for item in items if "finished_study" in getattr(item, "fixturenames", ())}
