@@ -3,7 +3,7 @@
     python -m benchmarks.strategies --json > benchmarks/results/strategies.json
 
 For each share of planted noise (``planted.py``) a study is run from files to trained strategies, as a user would run
-it, one thread each, two side by side. They share the base model, which the first of them trains. A case is won where
+it, one thread each, all side by side. They share the base model, which the first of them trains. A case is won where
 the paired difference of test loss has a 95 % t interval that excludes zero, for subsets drawn anew with each seed.
 ``--folder`` keeps the studies, and finds them again: what is up to date in them is not computed a second time.
 """
@@ -113,8 +113,8 @@ def run_study(path: Path) -> float:
 
 
 def run_all(paths: list[Path]) -> list[float]:
-    """Run the studies, two side by side; the first gets a start until its base model is there for all."""
-    with ThreadPoolExecutor(2) as pool:
+    """Run the studies side by side; the first gets a start until its base model is there for all."""
+    with ThreadPoolExecutor(len(paths)) as pool:
         first = pool.submit(run_study, paths[0])
         log = paths[0].with_name("run.log")
         while not first.done() and not (log.is_file() and MODEL_READY in log.read_text("utf-8").replace(":", " ")):
