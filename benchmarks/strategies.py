@@ -11,6 +11,7 @@ the paired difference of test loss has a 95 % t interval that excludes zero, for
 import argparse
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,8 +46,8 @@ TRIALS = 18
 SEEDS = 6
 RIVALS = ("random", "lowest", "matched", "middle", "redrawn")
 SEED = 20251221
-MODEL_READY = "base_model "
-"""What the log of a run says once the base model is there."""
+MODEL_READY = re.compile(r"^ *\d+/\d+ base_model ", re.MULTILINE)
+"""The line of a run's log once the base model is there, unlike its progress."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def run_all(paths: list[Path]) -> list[float]:
     with ThreadPoolExecutor(len(paths)) as pool:
         first = pool.submit(run_study, paths[0])
         log = paths[0].with_name("run.log")
-        while not first.done() and not (log.is_file() and MODEL_READY in log.read_text("utf-8").replace(":", " ")):
+        while not first.done() and not (log.is_file() and MODEL_READY.search(log.read_text("utf-8"))):
             time.sleep(1.0)
         rest = [pool.submit(run_study, path) for path in paths[1:]]
         return [future.result() for future in (first, *rest)]
