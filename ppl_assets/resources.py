@@ -18,6 +18,7 @@ import dagster as dg
 from pydantic import Field
 
 from ppl_assets import __version__, progress
+from ppl_assets.column_sources import COLUMN_SOURCES
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
 from ppl_assets.study import Study, load_study
@@ -93,7 +94,9 @@ class Platform(dg.ConfigurableResource):
         """The running step's view of the lake."""
         partition = context.partition_key if context.has_partition_key else ""
         asset = context.asset_key.to_user_string()
-        return Step(self.lake, self.lake.snapshot(), asset, partition, context.run_id, code_version, context.log.info)
+        price = self.study.study.device_hour_price if context.op_def.pool == GPU_POOL else None
+        snapshot = self.lake.snapshot()
+        return Step(self.lake, snapshot, asset, partition, context.run_id, code_version, context.log.info, price)
 
 
 def _loaded(file: Path) -> Study:
@@ -125,6 +128,7 @@ class Step:
         run_id: Dagster run.
         code_version: version of the asset's code.
         log: writes a line to the run's log.
+        price: of an hour of the device; 0 where the study names none, None where the step does not hold the device.
     """
 
     lake: Lake
@@ -134,6 +138,7 @@ class Step:
     run_id: str
     code_version: str
     log: Callable[[str], None]
+    price: float | None = None
     started: float = field(default_factory=time.monotonic)
 
     def progress(self, unit: str) -> progress.Progress:
@@ -165,18 +170,29 @@ class Step:
         return Commit(number, inputs.digest, data_version, self.run_id, provenance.facts)
 
     def result(self, commit: Commit, metadata: Metadata, *, table: LakeTable, rows: int) -> dg.MaterializeResult:
-        """What Dagster is told: data version, row count, table, lake snapshot, and whether anything was computed."""
+        """What Dagster is told: data version, rows, table, columns' sources, lake snapshot, whether computed, cost."""
         computed = commit.run_id == self.run_id
+        seconds = time.monotonic() - self.started
         row_key = "dagster/partition_row_count" if self.partition else "dagster/row_count"
         standard: dict[str, Any] = {
             row_key: rows,
             "dagster/table_name": f"lake.{table.name}",
             "lake_snapshot": commit.snapshot,
             "outcome": "computed" if computed else "unchanged: nothing had to be computed",
-            "seconds": dg.MetadataValue.float(round(time.monotonic() - self.started, 3)),
+            "seconds": dg.MetadataValue.float(round(seconds, 3)),
+            "dagster/column_lineage": column_lineage(table),
+            **(self._cost(seconds) if computed else {}),
         }
         shown = {**standard, **{name: _shown(value) for name, value in metadata.items()}}
         return dg.MaterializeResult(metadata=shown, data_version=dg.DataVersion(commit.data_version))
+
+    def _cost(self, seconds: float) -> dict[str, Any]:
+        """Hours for which the device was held, loading and checks included, and their price; empty without a device."""
+        if self.price is None:
+            return {}
+        hours = seconds / 3600.0
+        cost = {"cost": dg.MetadataValue.float(round(hours * self.price, 4))} if self.price else {}
+        return {"device_hours": dg.MetadataValue.float(round(hours, 5)), **cost}
 
 
 def _shown(value: Any) -> Any:
@@ -208,6 +224,14 @@ def column_schema(table: LakeTable) -> dg.TableSchema:
             )
             for column in table.columns
         ]
+    )
+
+
+def column_lineage(table: LakeTable) -> dg.TableColumnLineage:
+    """Which columns of other assets each column is computed from; one from settings, seeds or clocks alone has none."""
+    sources = COLUMN_SOURCES.get(table.name, {})
+    return dg.TableColumnLineage(
+        {column: [dg.TableColumnDep(*source.split(".")) for source in names] for column, names in sources.items()}
     )
 
 

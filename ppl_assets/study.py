@@ -47,6 +47,9 @@ class StudySection(Section):
     name: str = Field("study", pattern=PARTITION_KEY.pattern + "$", description="Short name, shown in the report.")
     seed: int = Field(20251221, ge=0, description="Every random choice derives from it.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where scoring and training run.")
+    device_hour_price: float = Field(
+        0.0, ge=0.0, description="What an hour of the device costs, in your currency; 0: hours alone are shown."
+    )
 
 
 class StorageSection(Section):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ppl_assets.definitions import build_defs, defs
+from ppl_assets.resources import column_lineage
 from ppl_assets.tables import TABLES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -50,6 +51,21 @@ def test_every_asset_says_what_it_is(specs, name):
     declared = TABLES[spec.metadata["dagster/table_name"].removeprefix("lake.")]
     assert [column.name for column in schema.columns] == [column.name for column in declared.columns]
     assert all(column.description for column in schema.columns)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_columns_come_from_columns_that_exist_upstream(name):
+    ancestors = {key.to_user_string() for key in defs.resolve_asset_graph().get_ancestor_asset_keys(dg.AssetKey(name))}
+    columns = {table: {column.name for column in TABLES[table].columns} for table in TABLES}
+    columns["raw_corpus"] = {"id", "text"}
+    lineage = column_lineage(TABLES[name]).deps_by_column
+    assert lineage, "some column of every asset comes from another asset"
+    assert set(lineage) <= columns[name]
+    for column, sources in lineage.items():
+        for source in sources:
+            asset = source.asset_key.to_user_string()
+            assert asset in ancestors, column
+            assert source.column_name in columns[asset], column
 
 
 def test_dependencies_run_the_way_the_data_runs():

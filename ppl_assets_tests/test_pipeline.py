@@ -168,6 +168,16 @@ def test_the_instance_knows_every_asset_partition_and_check(finished_study):
         assert "dagster/row_count" in event.asset_materialization.metadata
 
 
+def test_every_materialization_says_where_its_columns_come_from_and_what_it_cost(finished_study):
+    with study_instance(finished_study.platform.study) as instance:
+        for asset in STAGE_JOBS:
+            metadata = instance.get_latest_materialization_event(dg.AssetKey(asset)).asset_materialization.metadata
+            assert metadata["dagster/column_lineage"].value.deps_by_column, asset
+            assert metadata["seconds"].value > 0
+            holds_device = asset in {"base_model", "perplexity_scores", "trial_losses", "strategy_losses"}
+            assert ("device_hours" in metadata) == holds_device, asset
+
+
 def test_a_new_document_rescores_only_new_chunks(study):
     scores = table(study, PERPLEXITY_SCORES)
     shutil.copyfile(study.folder / "corpora/general/doc-001.txt", study.folder / "corpora/easy/zz-new.txt")

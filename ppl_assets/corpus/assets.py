@@ -1,5 +1,6 @@
 """The corpus group in Dagster: raw_corpus, test_documents, chunks."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
@@ -226,14 +227,17 @@ def _chunks_result(step: Step, commit: Commit) -> dg.MaterializeResult:
     counts = splits.group_by("split").agg(pl.len().alias("chunks"), pl.col("n_tokens", "n_bytes").sum()).sort("split")
     outcomes = snapshot.read(CLEANING_COUNTS, ["outcome", "documents", "characters"], where).sort("outcome")
     rejected = snapshot.read(REJECTED_ROWS, ["source", "position", "reason", "detail"], where)
-    metadata = {
+    tokens = int(splits["n_tokens"].sum())
+    metadata: dict[str, object] = {
         "corpus_version": commit.facts.get("corpus_version", ""),
-        "tokens": int(splits["n_tokens"].sum()),
+        "tokens": tokens,
         "splits": dg.MetadataValue.md(as_markdown_table(counts)),
         "documents": dg.MetadataValue.md(as_markdown_table(outcomes)),
         "rejected_rows": rejected.height,
         "rejected_rows_first": dg.MetadataValue.md(as_markdown_table(rejected.head(REJECTED_SHOWN))),
     }
+    if commit.run_id == step.run_id:
+        metadata["tokens_per_second"] = round(tokens / max(time.monotonic() - step.started, 1e-9), 1)
     return step.result(commit, metadata, table=CHUNKS, rows=splits.height)
 
 
