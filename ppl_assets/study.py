@@ -670,7 +670,14 @@ def _sentences(problem: Any) -> list[str]:
     if problem["type"] == "extra_forbidden":
         return [f"unknown key {key}; {_accepted(location[-1], _fields_at(location[:-1]))}"]
     if problem["type"] == "missing":
+        if location[-1].isdigit():
+            return [f"{'.'.join(location[:-1])} = {problem['input']!r} has too few values; give one more."]
         return [f"{key} is missing; add it."]
+    if problem["type"] == "too_long":
+        most = problem["ctx"]["max_length"]
+        return [f"{key} = {problem['input']!r} has too many values; it takes {most} at most."]
+    if problem["type"] == "model_type":
+        return [f"{key} = {problem['input']!r} is not accepted: it is a section of its own, [{key}], with its keys."]
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return [f"{key}: {line}." if location else f"{line}." for line in message.splitlines()]

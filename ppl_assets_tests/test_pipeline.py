@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppl_assets.automation.instance import LAUNCHER_TAG, study_instance
+from ppl_assets.automation.jobs import STAGE_JOBS
 from ppl_assets.automation.plan import pending
 from ppl_assets.automation.run import RunError
 from ppl_assets.automation.summary import lineage_table, summary

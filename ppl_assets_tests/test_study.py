@@ -134,6 +134,21 @@ def test_values_that_do_not_fit_together_are_one_sentence(write, given, expected
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("[regimes]\nquantiles = [0.2]\n", "regimes.quantiles = [0.2] has too few values; give one more."),
+        (
+            "[regimes]\nquantiles = [0.1, 0.2, 0.3]\n",
+            "regimes.quantiles = [0.1, 0.2, 0.3] has too many values; it takes 2 at most.",
+        ),
+        ("[corpora]\nmine = 3\n", "corpora.mine = 3 is not accepted: it is a section of its own, [corpora.mine]"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_answered_without_jargon(write, given, expected):
+    assert expected in refused(write(MINIMAL + given))
+
+
 def test_an_attention_that_does_not_exist_is_refused_with_those_that_do(write):
     message = refused(write(MINIMAL + '[score]\nattention = "flash_attention_2"\n'))
     assert "score.attention" in message
