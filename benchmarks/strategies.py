@@ -34,9 +34,9 @@ from ppl_assets.tables import (
     FITTED_LAW,
     LAW_FINDINGS,
     PERPLEXITY_LANDSCAPE,
-    REGIMES,
     SELECTIONS,
     STRATEGY_LOSSES,
+    TRIAL_LOSSES,
 )
 
 SHARES = (0.1, 0.3, 0.5)
@@ -145,7 +145,7 @@ def read_case(path: Path, share: float, seconds: float) -> Case:
         share=share,
         planted={"candidates": _planted(candidates), "selected": _planted(snapshot.read(FINAL_SUBSET))},
         seconds=round(seconds, 1),
-        trial_tokens=int(snapshot.read(REGIMES)["tokens"].sum()),
+        trial_tokens=int(snapshot.read(TRIAL_LOSSES).group_by("trial").agg(pl.col("tokens").max())["tokens"].sum()),
         form=f"{law['form']}, {law['link']} link",
         loo_run_pct=law["loo_run_pct"],
         decides=not set(doubted) & set(BELIEVED),
