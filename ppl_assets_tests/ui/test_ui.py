@@ -107,3 +107,82 @@ def asked(url: str, query: str) -> dict:
     answer = requests.post(f"{url}/graphql", json={"query": query}, timeout=60).json()
     assert "errors" not in answer, answer
     return answer["data"]
+
+
+def test_the_graph_shows_every_asset_and_nothing_is_stale(page, url):
+    nodes = asked(url, "{ assetNodes { assetKey { path } staleStatus isMaterializable isPartitioned } }")["assetNodes"]
+    stale = [node["assetKey"]["path"][-1] for node in nodes if node["staleStatus"] not in ("FRESH", None)]
+    assert stale == []
+    page.goto(f"{url}/asset-groups")
+    page.get_by_text("Materialize all").first.wait_for()
+    page.wait_for_timeout(3000)
+    page.keyboard.press("Alt+e")  # expand all groups
+    for node in nodes:
+        name = node["assetKey"]["path"][-1]
+        if len(name) <= 18:  # longer ones are cut in the middle
+            page.get_by_text(name, exact=True).first.wait_for()
+    assert page.get_by_text("Failed", exact=True).count() == 0
+    keep(page, "asset-graph")
+
+
+def test_an_asset_page_shows_its_figures_and_its_plot(page, url):
+    page.goto(f"{url}/assets/fitted_law?view=events")
+    page.locator("tr", has_text="loo_run_pct").first.wait_for()
+    page.locator("tr", has_text="surface").get_by_text("[Show Markdown]").click()
+    picture = page.locator("img[src^='data:image/png']")
+    picture.wait_for()
+    assert picture.evaluate("element => element.naturalWidth") > 300
+    keep(page, "asset-page")
+
+
+def test_a_column_says_which_columns_it_comes_from(page, url):
+    page.goto(f"{url}/assets/perplexity_landscape?view=lineage&column=mean")
+    page.get_by_text("perplexity_scores").first.wait_for()
+    page.get_by_text("ppl", exact=True).first.wait_for()
+    keep(page, "column-lineage")
+
+
+def test_a_check_says_what_it_found(page, url):
+    page.goto(f"{url}/assets/fitted_law?view=checks")
+    page.get_by_text("law_can_be_trusted").first.wait_for()
+    page.get_by_text("Latest execution").wait_for()
+    keep(page, "check")
+
+
+def test_a_backfill_is_launched_from_the_dialog_and_ends_well(page, url):
+    page.goto(f"{url}/assets/perplexity_scores?view=partitions")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("Launch runs to materialize").wait_for()
+    page.get_by_role("button", name="All", exact=True).click()
+    keep(page, "backfill-dialog")
+    page.get_by_role("button", name="Launch backfill").click()
+    backfill = _first_backfill(url)
+    page.goto(f"{url}/runs/b/{backfill}")
+    page.get_by_text(backfill).first.wait_for()
+    assert _ended(url, backfill) == "COMPLETED_SUCCESS"
+    page.reload()
+    page.get_by_text("Completed", exact=False).first.wait_for()
+    keep(page, "backfill")
+
+
+def _first_backfill(url: str) -> str:
+    """Id of the backfill that was launched, once the webserver knows it."""
+    query = "{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { id } } } }"
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if found := asked(url, query)["partitionBackfillsOrError"]["results"]:
+            return str(found[0]["id"])
+        time.sleep(0.5)
+    pytest.fail("no backfill was launched within a minute")
+
+
+def _ended(url: str, backfill: str) -> str:
+    """How a backfill ended."""
+    query = f'{{ partitionBackfillOrError(backfillId: "{backfill}") {{ ... on PartitionBackfill {{ status }} }} }}'
+    until = time.monotonic() + 240
+    while time.monotonic() < until:
+        status = str(asked(url, query)["partitionBackfillOrError"]["status"])
+        if status.startswith("COMPLETED") or status in ("FAILED", "CANCELED"):
+            return status
+        time.sleep(2)
+    pytest.fail("the backfill did not end within four minutes")
