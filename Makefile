@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PPL_ASSETS_STUDY := $(STUDY)
 
-.PHONY: help demo test ui sql check format status clean
+.PHONY: help demo test test-ui ui sql check format status clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the study end to end ($(STUDY))"
 	@echo "make ui      the Dagster UI on http://127.0.0.1:$(PORT), with everything that ran"
 	@echo "make test    run the tests"
+	@echo "make test-ui the UI alone, in Debian's Chromium (PICTURES=FOLDER keeps the screenshots)"
 	@echo "make sql     a DuckDB prompt on the study's lake"
 	@echo "make check   formatter, linter, type checker, import contracts, definitions"
 	@echo "STUDY=FILE   use another study, e.g. make demo STUDY=studies/smollm2.toml"
@@ -51,6 +52,10 @@ status: $(ENVIRONMENT)
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
+# The UI in Debian's Chromium (apt-get install chromium); PICTURES=FOLDER keeps the screenshots.
+test-ui: $(VENV)/.dev
+	OMP_NUM_THREADS=1 PPL_ASSETS_PICTURES=$(PICTURES) $(BIN)/python -m pytest -n 0 -rs ppl_assets_tests/ui
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[ui]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 60_000
