@@ -17,7 +17,6 @@ import duckdb
 import polars as pl
 
 from ppl_assets.lake import Lake, Provenance
-from ppl_assets.tables import TABLES
 
 AT_ONCE = 500
 """Snapshots that one statement expires: each takes a commit's text with it."""
@@ -151,7 +150,8 @@ def maintain(
         remove_orphans: whether table files that the catalog does not know are nobody else's.
     """
     done = Maintained(decided, disk(lake))
-    for table in TABLES:
+    several = "SELECT table_name FROM ducklake_table_info('lake') WHERE file_count > 1 ORDER BY table_name"
+    for table in lake.query(several)["table_name"]:
         _merge(lake, table, provenance, done)
     _expire(lake, decided.expire, provenance)
     done.removed = len(_called(lake, "cleanup_old_files", "older_than => $since", since=unused_since))

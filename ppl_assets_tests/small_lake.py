@@ -28,6 +28,16 @@ class SmallLake:
         self.scorer = scorer
         self.runs = 0
         self.perplexities: dict[str, float] = {}
+        self.documents: dict[str, str] = {}
+
+    @classmethod
+    def reopened(cls, lake: Lake) -> "SmallLake":
+        """Go on with what :func:`small_lake` made."""
+        made = cls(lake)
+        made.perplexities = dict(lake.snapshot().read(TABLES["perplexity_scores"], ["chunk_id", "ppl"]).iter_rows())
+        made.documents = dict(lake.snapshot().read(TABLES["chunks"], ["chunk_id", "doc_id"]).iter_rows())
+        made.runs = int(lake.query("SELECT count(*) FROM lake.lineage").item())
+        return made
 
     def write(
         self,
@@ -62,6 +72,7 @@ class SmallLake:
             for name, _, other in (entry.partition(":") for entry in names.split())
         ]
         chunks = rows("chunks", *({**one, "source": f"{one['doc_id']}.txt", "n_tokens": 10} for one in made))
+        self.documents |= {one["chunk_id"]: one["doc_id"] for one in made}
         number = self.write("chunks", {"chunks": chunks}, corpus, ("base_model",))
         self.score(corpus, {one["chunk_id"]: self.perplexities.get(one["chunk_id"], 5.0) for one in made})
         return number
@@ -103,7 +114,7 @@ class SmallLake:
         places = [place.rpartition("/")[::2] for place in chunks.split()]
         members = [
             {"selection_id": name, "rank": rank, "chunk_id": chunk, "corpus": corpus or "a", "n_tokens": 10,
-             "doc_id": "d", "scorer_id": self.scorer, "ppl": self.perplexities[chunk]}
+             "doc_id": self.documents[chunk], "scorer_id": self.scorer, "ppl": self.perplexities[chunk]}
             for rank, (corpus, chunk) in enumerate(places)
         ]  # fmt: skip
         said = {"study": settings, "sources": [{"corpus": "a", "licence": "", "partitions": corpora}]}

@@ -164,7 +164,8 @@ def _selection_result(study: Study, step: Step, commit: Commit, selection: dict[
         "corpora": dg.MetadataValue.md(as_markdown_table(shares)),
         "export": dg.MetadataValue.path(str(selection["export_path"])),
     }
-    metadata["changes"] = dg.MetadataValue.md(changes_since_last(step.lake))
+    with step.lake.memory(study.selection.memory_gib / 2):
+        metadata["changes"] = dg.MetadataValue.md(changes_since_last(step.lake))
     if limits := shares_within_limits(study, shares):
         metadata["limits"] = dg.MetadataValue.md(limits)
     return step.result(commit, metadata, table=FINAL_SUBSET, rows=sum(shares["chunks"]))

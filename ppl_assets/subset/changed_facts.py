@@ -128,7 +128,7 @@ def _has_other_target(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def _sampling(side: Side) -> dict[str, str]:
     """The settings that decide which chunks are drawn for a target and a budget."""
     drawn = {"study.seed", "selection.method", "selection.objective", "selection.repeats", "selection.unit"}
-    limits = {"min_share": "0", "max_share": "1"}
+    limits = {"min_share": "0.0", "max_share": "1.0"}
     settings = side.settings
     bounds = [name for name in settings if settings[name] != limits.get(name.rpartition(".")[2], settings[name])]
     return {name: settings.get(name, "") for name in (*drawn, *bounds)}

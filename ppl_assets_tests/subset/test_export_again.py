@@ -101,7 +101,7 @@ def test_after_maintenance_nothing_is_due_exports_come_back_and_lineage_answers(
 
 
 def test_the_commands_list_compare_and_export(changed, tmp_path, capsys):
-    settings, lake, made = parts(changed)
+    made = selections(changed.platform.lake)
     first, second = made[0].selection_id, made[-1].selection_id
     study = ["--study", str(changed.file)]
     assert main([*study, "selections"]) == 0
