@@ -111,8 +111,7 @@ def _write_files(
     corpora: dict[str, tuple[int, int]] = {}
     rows = 0
     with ShardWriter(folder, shard_tokens) as writer:
-        for given in _regrouped(batches):
-            batch = _checked(given, rows)
+        for batch in _regrouped(_all_checked(batches)):
             writer.write(batch)
             rows += batch.num_rows
             _count(batch, corpora)
@@ -133,6 +132,14 @@ def _write_files(
     _write_synced(folder / CARD, dataset_card(description, selection_id, corpora))
     _write_synced(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
     flush(folder)
+
+
+def _all_checked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches with the columns of SCHEMA, after checking that their ranks go on from one to the next."""
+    rows = 0
+    for given in batches:
+        yield _checked(given, rows)
+        rows += given.num_rows
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
