@@ -90,7 +90,7 @@ def _maintain(options: argparse.Namespace) -> int:
     with study_instance(platform.study) as instance:
         from ppl_assets.definitions import defs
 
-        given = {**QUIET, **run_config(options.wait_hours, remove_orphans=options.orphans)}
+        given = {**run_config(options.wait_hours, remove_orphans=options.orphans), **QUIET}
         result = defs.resolve_job_def(JOB.name).execute_in_process(
             instance=instance, run_config=given, raise_on_error=False, tags={LAUNCHER_TAG: this_process()}
         )

@@ -421,7 +421,7 @@ class Lake:
         if expired and expired[0]:
             rows += self.remembered(("past commits", str(expired[0])), self._past_commits).get(asset, [])
         newest = {row[0]: row for row in sorted(rows, key=lambda row: row[1]) if at is None or row[1] <= at}
-        return {key: Commit(*row[1:5], json.loads(row[5] or "{}")) for key, row in newest.items()}
+        return {key: Commit(row[1], row[2], row[3], row[4], json.loads(row[5] or "{}")) for key, row in newest.items()}
 
     def _past_commits(self) -> dict[str, list[tuple[Any, ...]]]:
         """Commits whose snapshots expired, by asset."""

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -198,12 +199,12 @@ def _expire(lake: Lake, numbers: list[int], provenance: Provenance) -> None:
     lake.transact(lambda cursor: cursor.execute(copy, {"numbers": numbers}), provenance)
     for start in range(0, len(numbers), AT_ONCE):
         versions = ", ".join(map(str, numbers[start : start + AT_ONCE]))
-        lake.transact(
-            lambda cursor, versions=versions: cursor.execute(
-                f"CALL ducklake_expire_snapshots('lake', versions => [{versions}])"
-            ),
-            provenance,
-        )
+        expire = f"CALL ducklake_expire_snapshots('lake', versions => [{versions}])"
+        lake.transact(partial(_run, sql=expire), provenance)
+
+
+def _run(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
+    cursor.execute(sql)
 
 
 def _called(lake: Lake, function: str, arguments: str, **values: datetime) -> list[str]:

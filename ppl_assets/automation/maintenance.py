@@ -107,7 +107,7 @@ def _metadata(done: Maintained, recent_since: datetime, unused_since: datetime) 
         "bytes_after": done.after.bytes,
         "files_merged": f"{done.merged} into {done.made}",
         "files_removed": done.removed,
-        "files_waiting": f"{done.waiting}, removed by a run that finds them unused since before it looks",
+        "files_waiting": done.waiting,
         "orphaned_files": f"{done.orphans} {unknown}" if done.orphans else "none",
         "leftovers_removed": done.leftovers,
         "snapshots_expired": len(done.plan.expire),

@@ -152,7 +152,7 @@ def _moved(a: Side, b: Side) -> tuple[str, dict[str, Any]]:
         scores_a=a.read.rows_of(PERPLEXITY_SCORES),
         scores_b=b.read.rows_of(PERPLEXITY_SCORES),
     )
-    parameters = {
+    parameters: dict[str, Any] = {
         "no_longer_held_out": NO_LONGER_HELD_OUT,
         "new_text": NEW_TEXT,
         "now_held_out": NOW_HELD_OUT,
