@@ -87,7 +87,7 @@ def test_after_maintenance_nothing_is_due_exports_come_back_and_lineage_answers(
         result = job.execute_in_process(instance=instance, run_config=run_config(0.0, remove_orphans=False))
     (event,) = result.asset_materializations_for_node("lake_maintenance")
     assert event.metadata["snapshots_expired"].value > 0
-    assert "| an export of it lies on disk |" in event.metadata["kept_because"].value
+    assert "| an export's manifest names it |" in event.metadata["kept_because"].value
     lake.close()
     with study_instance(settings) as instance:
         assert status_lines(changed.platform, instance) == due
