@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from ppl_assets.commands import add_commands
 from ppl_assets.errors import UserError
 from ppl_assets.study import StudyError
 
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(action=_status)
     validate = commands.add_parser("validate", help="load workspace.yaml as Dagster does")
     validate.set_defaults(action=_validate)
+    add_commands(commands)
     return parser
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from ppl_assets.automation import maintenance
 from ppl_assets.automation.conditions import with_conditions
 from ppl_assets.automation.jobs import JOBS, SCHEDULES
 from ppl_assets.corpus import assets as corpus
@@ -22,10 +23,10 @@ STAGES = (corpus, perplexity, regimes, trials, law, subset)
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions, with resources replaced where a test or another deployment gives its own."""
     return dg.Definitions(
-        assets=with_conditions([asset for stage in STAGES for asset in stage.ASSETS]),
+        assets=with_conditions([*(asset for stage in STAGES for asset in stage.ASSETS), maintenance.lake_maintenance]),
         asset_checks=[check for stage in STAGES for check in stage.CHECKS],
-        jobs=JOBS,
-        schedules=SCHEDULES,
+        jobs=[*JOBS, maintenance.JOB],
+        schedules=[*SCHEDULES, maintenance.SCHEDULE],
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
         resources={"platform": Platform(), **(resource_overrides or {})},
     )

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from ppl_assets.errors import UserError
+from ppl_assets.lake_views import LIVE_LINEAGE, VIEWS
 from ppl_assets.tables import TABLES, Column, LakeTable
 
 _SQL_TYPES = {
@@ -31,23 +32,8 @@ _SQL_TYPES = {
     pa.uint32(): "UINTEGER",
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
 }
-
-LINEAGE_VIEW = """
-CREATE VIEW IF NOT EXISTS lake.lineage AS
-SELECT snapshot_id, snapshot_time, author, commit_message,
-       json_extract_string(commit_extra_info, '$.asset') AS asset,
-       json_extract_string(commit_extra_info, '$.partition') AS partition,
-       json_extract_string(commit_extra_info, '$.run_id') AS run_id,
-       json_extract_string(commit_extra_info, '$.code_version') AS code_version,
-       json_extract_string(commit_extra_info, '$.data_version') AS data_version,
-       json_extract_string(commit_extra_info, '$.inputs') AS inputs,
-       json_extract(commit_extra_info, '$.facts') AS facts,
-       json_extract(commit_extra_info, '$.reads') AS reads
-FROM ducklake_snapshots('lake')
-WHERE commit_extra_info IS NOT NULL
-"""
-"""One row a commit: who wrote it, from which run and code, and the snapshot of every table that it read."""
 
 REMEMBERED = 256
 """Answers that a process keeps; a read of the smallest table takes some 20 ms, and a stage asks again and again."""
@@ -192,8 +178,7 @@ class Snapshot:
 
     def query(self, sql: str, tables: Iterable[LakeTable], parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Run a query in which ``{name}`` stands for each of ``tables`` at this snapshot."""
-        with self._lake.cursor() as cursor:
-            return cursor.execute(self._bind(sql, tables), dict(parameters or {})).pl()
+        return self._lake.query(self._bind(sql, tables), parameters)
 
     def stream(
         self,
@@ -203,14 +188,19 @@ class Snapshot:
         batch_rows: int = 8192,
     ) -> Iterator[pa.RecordBatch]:
         """Like :meth:`query`, as record batches."""
-        with self._lake.cursor() as cursor:
-            yield from cursor.execute(self._bind(sql, tables), dict(parameters or {})).to_arrow_reader(batch_rows)
+        yield from self._lake.stream(self._bind(sql, tables), parameters, batch_rows)
+
+    def at(self, number: int) -> "Snapshot":
+        """The same lake at another snapshot."""
+        return self._lake.snapshot(number)
+
+    def rows_of(self, table: LakeTable) -> str:
+        """A subquery: the table's columns at this snapshot and its rows' ``snapshot_id``."""
+        return f"(SELECT *, snapshot_id FROM {self._versioned(table)})"  # noqa: S608 - declared names
 
     def _bind(self, sql: str, tables: Iterable[LakeTable]) -> str:
-        """Each ``{name}`` becomes a subquery with the table's columns and its rows' ``snapshot_id``."""
-        return sql.format(
-            **{table.name: f"(SELECT *, snapshot_id FROM {self._versioned(table)})" for table in tables}  # noqa: S608 - declared names
-        )
+        """Each ``{name}`` becomes a subquery."""
+        return sql.format(**{table.name: self.rows_of(table) for table in tables})
 
     def _versioned(self, table: LakeTable) -> str:
         self.reads[table.name] = self.number
@@ -271,6 +261,18 @@ class Lake:
                 self._connection = self._connect()
             return self._connection.cursor()
 
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """Run a query that may read several snapshots: :meth:`Snapshot.rows_of` names a table at one."""
+        with self.cursor() as cursor:
+            return cursor.execute(sql, dict(parameters or {})).pl()
+
+    def stream(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, batch_rows: int = 8192
+    ) -> Iterator[pa.RecordBatch]:
+        """Like :meth:`query`, as record batches."""
+        with self.cursor() as cursor:
+            yield from cursor.execute(sql, dict(parameters or {})).to_arrow_reader(batch_rows)
+
     def remembered(self, key: tuple[str, str], ask: Callable[[], Answer]) -> Answer:
         """The answer to a question about one snapshot: of the last ones, if it is small, else asked now."""
         with self._lock:
@@ -320,12 +322,20 @@ class Lake:
         ]
 
     def snapshot(self, number: int | None = None) -> Snapshot:
-        """The lake at a snapshot, the newest by default."""
-        if number is None:
-            with self.cursor() as cursor:
-                row = cursor.execute("SELECT max(snapshot_id) FROM ducklake_snapshots('lake')").fetchone()
-            number = int(row[0]) if row else 0
-        return Snapshot(self, number)
+        """The lake at a snapshot, the newest by default.
+
+        Raises:
+            LakeError: there is no such snapshot: it is none yet, or lake_maintenance expired it.
+        """
+        sql = "SELECT max(snapshot_id), count(*) FILTER (snapshot_id = $number) FROM ducklake_snapshots('lake')"
+        with self.cursor() as cursor:
+            newest, found = cursor.execute(sql, {"number": number}).fetchone() or (0, 0)
+        if number is not None and not found:
+            why = "lake_maintenance expired it" if 0 <= number < newest else f"the newest one is {newest}"
+            raise LakeError(
+                f"the lake has no snapshot {number}: {why}; its selections are listed by ppl-assets selections"
+            )
+        return Snapshot(self, int(newest) if number is None else number)
 
     def stage(
         self, table: LakeTable, rows: pa.Table | pl.DataFrame | Iterable[pa.RecordBatch], partition: str | None = None
@@ -372,16 +382,29 @@ class Lake:
         Raises:
             LakeError: the transaction lost every race; nothing was changed.
         """
-        retrying = _retrying(5.0)
+
+        def replace(cursor: duckdb.DuckDBPyConnection) -> None:
+            for write in writes:
+                _replace(cursor, write)
+
         try:
-            return retrying(self._commit_once, writes, provenance)
+            return self.transact(replace, provenance)
+        finally:
+            for write in writes:
+                write.file.unlink(missing_ok=True)
+
+    def transact(self, work: Callable[[duckdb.DuckDBPyConnection], object], provenance: Provenance) -> int:
+        """Do ``work`` on a cursor in one transaction, again where it lost a race, and return the snapshot it made.
+
+        Raises:
+            LakeError: the transaction lost every race; nothing was changed.
+        """
+        try:
+            return _retrying(5.0)(self._transact_once, work, provenance)
         except duckdb.Error as error:
             raise LakeError(
                 f"could not write {provenance.asset} {provenance.partition}: {error}; nothing was changed"
             ) from error
-        finally:
-            for write in writes:
-                write.file.unlink(missing_ok=True)
 
     def latest(self, asset: str, partition: str = "") -> Commit | None:
         """The newest commit of an asset partition, or None where it was never written."""
@@ -389,20 +412,33 @@ class Lake:
 
     def commits(self, asset: str, at: int | None = None) -> dict[str, Commit]:
         """The newest commit of every partition of an asset, of all or of those up to snapshot ``at``."""
-        sql = """SELECT partition, snapshot_id, inputs, data_version, run_id, facts FROM lake.lineage
-                 WHERE asset = $asset AND ($at IS NULL OR snapshot_id <= $at)
-                 QUALIFY row_number() OVER (PARTITION BY partition ORDER BY snapshot_id DESC) = 1"""
+        live = f"""SELECT partition, snapshot_id, inputs, data_version, run_id, facts FROM ({LIVE_LINEAGE})
+                   WHERE asset = $asset"""  # noqa: S608 - our own view
+        gone = "SELECT max(snapshot_id) + 1 - count(*) FROM ducklake_snapshots('lake')"  # they are numbered from 0
         with self.cursor() as cursor:
-            rows = cursor.execute(sql, {"asset": asset, "at": at}).fetchall()
-        return {row[0]: Commit(row[1], row[2], row[3], row[4], json.loads(row[5] or "{}")) for row in rows}
+            rows = cursor.execute(live, {"asset": asset}).fetchall()
+            expired = cursor.execute(gone).fetchone()
+        if expired and expired[0]:
+            rows += self.remembered(("past commits", str(expired[0])), self._past_commits).get(asset, [])
+        newest = {row[0]: row for row in sorted(rows, key=lambda row: row[1]) if at is None or row[1] <= at}
+        return {key: Commit(row[1], row[2], row[3], row[4], json.loads(row[5] or "{}")) for key, row in newest.items()}
 
-    def _commit_once(self, writes: Sequence[Write], provenance: Provenance) -> int:
+    def _past_commits(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Commits whose snapshots expired, by asset."""
+        sql = """SELECT asset, partition, snapshot_id, inputs, data_version, run_id, facts FROM lake.lineage
+                 WHERE snapshot_id NOT IN (SELECT snapshot_id FROM ducklake_snapshots('lake'))"""
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        with self.cursor() as cursor:
+            for asset, *row in cursor.execute(sql).fetchall():
+                found.setdefault(asset, []).append(tuple(row))
+        return found
+
+    def _transact_once(self, work: Callable[[duckdb.DuckDBPyConnection], object], provenance: Provenance) -> int:
         message = f"{provenance.asset} {provenance.partition}".strip()
         with self.cursor() as cursor:
             cursor.execute("BEGIN")
             try:
-                for write in writes:
-                    _replace(cursor, write)
+                work(cursor)
                 cursor.execute(
                     "CALL lake.set_commit_message(?, ?, extra_info => ?)",
                     ["ppl_assets", message, provenance.as_json()],
@@ -411,9 +447,9 @@ class Lake:
             except BaseException:
                 _roll_back(cursor)
                 raise
-            sql = "SELECT max(snapshot_id) FROM lake.lineage WHERE asset = ? AND partition = ?"
+            sql = f"SELECT max(snapshot_id) FROM ({LIVE_LINEAGE}) WHERE asset = ? AND partition = ?"  # noqa: S608 - our own view
             row = cursor.execute(sql, [provenance.asset, provenance.partition]).fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0] or 0) if row else 0
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         if self.catalog.startswith("sqlite:"):
@@ -456,7 +492,7 @@ class Lake:
                 )
             added += [(table, column) for column in late]
         missing = [table for table in TABLES.values() if table.name not in stored]
-        if missing or added or "lineage" not in stored:
+        if missing or added or not stored.keys() >= VIEWS.keys():
             _retrying(2.0)(_create, connection, missing, added)
 
 
@@ -494,7 +530,8 @@ def _create(
         for table, column in added:
             kind = _sql_type(column.type)
             connection.execute(f"ALTER TABLE lake.{table.name} ADD COLUMN IF NOT EXISTS {column.name} {kind}")
-        connection.execute(LINEAGE_VIEW)
+        for name, query in VIEWS.items():
+            connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
         connection.execute("COMMIT")
     except BaseException:
         _roll_back(connection)

@@ -58,6 +58,15 @@ class StorageSection(Section):
     root: Path = Field(Path("data"), description="Folder of everything this study writes.")
     catalog: str = Field("", description="DuckLake catalog, e.g. postgres:dbname=lake; empty: SQLite under root.")
     tables: str = Field("", description="Where table files lie, e.g. s3://bucket/lake; empty: a folder under root.")
+    keep_days: int = Field(
+        30, ge=0, description="Age in days below which lake_maintenance keeps every snapshot of the lake."
+    )
+    keep_selections: Literal["all", "exported"] = Field(
+        "all",
+        description=(
+            "Selections whose rows lake_maintenance keeps beyond that age: all, or those whose export lies on disk."
+        ),
+    )
 
 
 class CorpusSection(Section):

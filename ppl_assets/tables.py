@@ -450,6 +450,12 @@ SELECTIONS = LakeTable(
         Column("exported_snapshot", _INT, "Lake snapshot that the export was written from."),
         Column("is_known_kind", _FLAG, "Whether third moment and divergence are those of trials.", nullable=True),
         Column("kind", _TEXT, "Both, beside those of trials drawn at its place; empty: no spread.", nullable=True),
+        Column(
+            "described",
+            _TEXT,
+            "What card and manifest say of it, a JSON object, so that it can be exported again as it was.",
+            nullable=True,
+        ),
     ),
 )
 
@@ -510,6 +516,19 @@ SELECTION_REPORT = LakeTable(
     ),
 )
 
+PAST_COMMITS = LakeTable(
+    "past_commits",
+    "",
+    (
+        Column("number", _INT, "Lake snapshot that the commit made; it can no longer be read."),
+        Column("time", pa.timestamp("us", tz="UTC"), "When it was made."),
+        Column("author", _TEXT, "Who made it.", nullable=True),
+        Column("message", _TEXT, "Asset and partition.", nullable=True),
+        Column("extra_info", _TEXT, "Its lineage, a JSON object."),
+    ),
+)
+"""Kept when ``lake_maintenance`` expires a snapshot: what the view ``lineage`` goes on to show."""
+
 TABLES: dict[str, LakeTable] = {
     table.name: table
     for table in (
@@ -535,6 +554,7 @@ TABLES: dict[str, LakeTable] = {
         FINAL_SUBSET,
         STRATEGY_LOSSES,
         SELECTION_REPORT,
+        PAST_COMMITS,
     )
 }
 """All tables by name."""

@@ -13,7 +13,9 @@ from rich.console import Console
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.automation.run import StageOutcome, run_study
 from ppl_assets.definitions import build_defs
+from ppl_assets.lake import Lake
 from ppl_assets.resources import Platform
+from ppl_assets_tests.small_lake import SmallLake, small_lake
 
 STUDY = """
 [study]
@@ -164,3 +166,22 @@ def copies(finished_study, tmp_path, monkeypatch):
 @pytest.fixture
 def study(copies) -> TinyStudy:
     return copies("study")
+
+
+@pytest.fixture(scope="session")
+def _small_template(tmp_path_factory) -> Path:
+    """The folder of a small lake; opening a copy takes a third of making another."""
+    folder = tmp_path_factory.mktemp("small")
+    lake = Lake.under(folder)
+    small_lake(lake)
+    lake.close()
+    return folder
+
+
+@pytest.fixture
+def small(_small_template, tmp_path):
+    """A small lake of the test's own."""
+    shutil.copytree(_small_template, tmp_path, dirs_exist_ok=True)
+    lake = Lake.under(tmp_path)
+    yield SmallLake.reopened(lake)
+    lake.close()

@@ -27,6 +27,7 @@ ASSETS = {
     "final_subset": "subset",
     "strategy_losses": "subset",
     "selection_report": "subset",
+    "lake_maintenance": "maintenance",
 }
 WRITTEN = sorted(set(ASSETS) - {"raw_corpus"})
 

@@ -18,7 +18,7 @@ from ppl_assets.automation.plan import partitions_of, pending, remark
 from ppl_assets.errors import UserError
 from ppl_assets.resources import Platform
 
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's own console log would drown the progress display; the run's log is in the UI."""
 
 
@@ -176,7 +176,7 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
     result = definitions.resolve_job_def(job).execute_in_process(
         instance=instance,
         partition_key=partition or None,
-        run_config=_QUIET,
+        run_config=QUIET,
         raise_on_error=False,
         tags={LAUNCHER_TAG: this_process()},
     )
@@ -191,7 +191,7 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
     if not result.success:
         if _was_interrupted(result):
             raise KeyboardInterrupt
-        cause = _cause(result).rstrip(".")
+        cause = cause_of(result).rstrip(".")
         raise RunError(f"{where}: {cause}. The stack trace is in the UI under run {result.run_id[:8]}.")
 
 
@@ -201,7 +201,7 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
-def _cause(result: dg.ExecuteInProcessResult) -> str:
+def cause_of(result: dg.ExecuteInProcessResult) -> str:
     """The sentence of the error that a step raised: Dagster wraps it, and it may have causes of its own."""
     for event in result.all_events:
         error = event.step_failure_data.error if event.is_step_failure else None

@@ -21,8 +21,9 @@ from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import StoredPool, read_pool, stored_pool
 from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
+from ppl_assets.subset.changes import changes_since_last
 from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_within_limits
-from ppl_assets.subset.handover import export_selection, is_exported
+from ppl_assets.subset.handover import described, export_selection, is_exported
 from ppl_assets.subset.kind import kind_of
 from ppl_assets.subset.measures import downstream_table
 from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches, target_by_rank
@@ -100,6 +101,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
         with step.lake.memory(half), stored_pool(step.snapshot, corpora, folder, half, groups_of(study)) as pool:
             made, selection = _select(study, step.snapshot, pool)
             selection["export_path"] = str(exports / selection["selection_id"])
+            selection["described"] = described(study, step.snapshot, selection)
             rows = pl.DataFrame([selection], schema=pl.Schema(SELECTIONS.schema))
             names = (selection["selection_id"], current_scorer(step.snapshot))
             members = member_batches(step.snapshot, pool, made.index, *names)
@@ -162,6 +164,8 @@ def _selection_result(study: Study, step: Step, commit: Commit, selection: dict[
         "corpora": dg.MetadataValue.md(as_markdown_table(shares)),
         "export": dg.MetadataValue.path(str(selection["export_path"])),
     }
+    with step.lake.memory(study.selection.memory_gib / 2):
+        metadata["changes"] = dg.MetadataValue.md(changes_since_last(step.lake))
     if limits := shares_within_limits(study, shares):
         metadata["limits"] = dg.MetadataValue.md(limits)
     return step.result(commit, metadata, table=FINAL_SUBSET, rows=sum(shares["chunks"]))

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,9 @@ FORMAT = 2
 1: subset.parquet and subset.jsonl, no card.
 2: numbered files in two folders, a dataset card.
 """
+
+GROUP_ROWS = 2048
+"""Rows written at a time, a row group of the Parquet files: the same rows give the same bytes, however they come."""
 
 MANIFEST, CARD = "manifest.json", "README.md"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -108,8 +111,7 @@ def _write_files(
     corpora: dict[str, tuple[int, int]] = {}
     rows = 0
     with ShardWriter(folder, shard_tokens) as writer:
-        for given in batches:
-            batch = _checked(given, rows)
+        for batch in _regrouped(_all_checked(batches)):
             writer.write(batch)
             rows += batch.num_rows
             _count(batch, corpora)
@@ -130,6 +132,31 @@ def _write_files(
     _write_synced(folder / CARD, dataset_card(description, selection_id, corpora))
     _write_synced(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
     flush(folder)
+
+
+def _all_checked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches with the columns of SCHEMA, after checking that their ranks go on from one to the next."""
+    rows = 0
+    for given in batches:
+        yield _checked(given, rows)
+        rows += given.num_rows
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of GROUP_ROWS, the last one shorter."""
+    held: list[pa.RecordBatch] = []
+    room = GROUP_ROWS
+    for batch in batches:
+        start = 0
+        while start < batch.num_rows:
+            part = batch.slice(start, room)
+            held.append(part)
+            start, room = start + part.num_rows, room - part.num_rows
+            if room == 0:
+                yield pa.concat_batches(held)
+                held, room = [], GROUP_ROWS
+    if held:
+        yield pa.concat_batches(held)
 
 
 def _count(batch: pa.RecordBatch, corpora: dict[str, tuple[int, int]]) -> None:

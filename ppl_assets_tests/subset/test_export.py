@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ppl_assets.subset.card import Source
 from ppl_assets.subset.export import is_export, write_export
+from ppl_assets.subset.handover import differing_files
 from ppl_assets.subset.shards import LINE_FIELDS, SCHEMA, ExportError
 from ppl_assets_tests.subset.export_factory import SOURCES, batch, description
 
@@ -151,6 +152,15 @@ def test_an_export_killed_between_the_two_renames_is_put_back(tmp_path: Path) ->
 def test_ranks_out_of_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="row 1"):
         write_export(tmp_path, "sel", [batch(["a"]), batch(["b"], 2)], description())
+
+
+def test_the_same_rows_give_the_same_bytes_however_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppl_assets.subset.export.GROUP_ROWS", 3)
+    whole = write_export(tmp_path / "whole", "sel", [batch(list("abcdefgh"))], description(), shard_tokens=20)
+    parts = [batch(list("ab")), batch(list("cdefg"), 2), batch([], 7), batch(["h"], 7)]
+    given = write_export(tmp_path / "parts", "sel", parts, description(), shard_tokens=20)
+    assert differing_files(whole, given) == []
+    assert pq.ParquetFile(given / "parquet/train-00000-of-00002.parquet").num_row_groups == 2
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
