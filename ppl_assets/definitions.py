@@ -5,8 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from ppl_assets.automation.checks import CHECKS
 from ppl_assets.automation.conditions import with_conditions
-from ppl_assets.automation.jobs import JOBS, SCHEDULES
+from ppl_assets.automation.jobs import JOBS
+from ppl_assets.automation.sensors import SCHEDULES, build_sensors
 from ppl_assets.corpus import assets as corpus
 from ppl_assets.law import assets as law
 from ppl_assets.perplexity import assets as perplexity
@@ -23,9 +25,10 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     """The definitions, with resources replaced where a test or another deployment gives its own."""
     return dg.Definitions(
         assets=with_conditions([asset for stage in STAGES for asset in stage.ASSETS]),
-        asset_checks=[check for stage in STAGES for check in stage.CHECKS],
+        asset_checks=[*(check for stage in STAGES for check in stage.CHECKS), *CHECKS],
         jobs=JOBS,
         schedules=SCHEDULES,
+        sensors=build_sensors(),
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
         resources={"platform": Platform(), **(resource_overrides or {})},
     )
