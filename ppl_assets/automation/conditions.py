@@ -14,7 +14,7 @@ import dagster as dg
 When = dg.AutomationCondition
 
 
-class CorporaChanged(When[dg.AssetKey]):
+class CorporaChanged(dg.AutomationCondition[dg.AssetKey]):
     """The dependencies of an asset have other partitions than on the last tick.
 
     A corpus that is removed leaves no event: no dependency is updated, and the landscape would speak of it for ever.

@@ -67,8 +67,8 @@ class Outstanding:
         return (
             f"{assets} of {len(self.scores)} corpora ({named}) are of earlier code, settings, base model or chunks. To "
             f"bring them up to date {self.n_chunks:,} chunks of {self.n_tokens:,} tokens are scored, {time}. This "
-            f"waits for a person: materialize {assets} of these partitions in the UI; make demo{option} brings everything up "
-            "to date, trials too."
+            f"waits for a person: materialize {assets} of these partitions in the UI; make demo{option} brings "
+            "everything up to date, trials too."
         )
 
 

@@ -1,8 +1,12 @@
-"""What a removed or renamed corpus leaves behind, on a finished study: nothing of it may be selected."""
+"""What a removed, renamed or found corpus does to a finished study: nothing that is gone may be selected."""
+
+import shutil
 
 import polars as pl
 import pytest
 
+from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.plan import status_lines
 from ppl_assets.law.assets import comparable_losses
 from ppl_assets.perplexity.candidates import selectable_chunks
 from ppl_assets.subset.assets import trained_strategies
@@ -65,3 +69,16 @@ def test_a_renamed_corpus_is_not_scored_again(study):
     assert both.height == after.height > 0
     for column in ("nll", "ppl", "bits_per_byte", "scored_bytes"):
         assert (both[column] == both[f"{column}_before"]).all()
+
+
+def test_status_names_what_was_found_and_what_was_passed_over(study):
+    for name in ("late", "My Notes"):
+        (study.folder / "inbox" / name).mkdir(parents=True)
+        shutil.copy(study.folder / "corpora/easy/doc-000.txt", study.folder / "inbox" / name)
+    study.file.write_text(STUDY + '[discovery]\nfolder = "inbox"\n')
+    with study_instance(study.platform.study) as instance:
+        lines = status_lines(study.platform, instance)
+        assert "late" in instance.get_dynamic_partitions("corpus")
+    assert "chunks                 1 of 4 to compute: late" in lines
+    assert "found in inbox: late" in lines
+    assert any("My Notes is passed over" in line for line in lines)
