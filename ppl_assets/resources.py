@@ -24,11 +24,10 @@ from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
 from ppl_assets.study import Study, discovery_folder, load_study
 from ppl_assets.tables import LakeTable
 
-# Two features that are worth their label: observations give a corpus its data version from content, and checks with
-# partitions stop what is downstream of a broken corpus alone.
-warnings.filterwarnings(
-    "ignore", message=".*(observable_source_asset|DataVersionsByPartition).*", category=dg.BetaWarning
-)
+# Three features that are worth their label: observations give a corpus its data version from content, checks with
+# partitions stop what is downstream of a broken corpus alone, and a condition of our own needs the code server.
+_BETA = "observable_source_asset|DataVersionsByPartition|use_user_code_server"
+warnings.filterwarnings("ignore", message=f".*({_BETA}).*", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec.*", category=dg.PreviewWarning)
 
 STUDY_VARIABLE = "PPL_ASSETS_STUDY"

@@ -3,6 +3,8 @@
 Belongs here: what a person has to decide and no stage can know alone. Neither check blocks, neither starts anything.
 """
 
+from typing import Any
+
 import dagster as dg
 import duckdb
 import polars as pl
@@ -33,7 +35,7 @@ def scores_are_current(platform: Platform) -> dg.AssetCheckResult:
     if not snapshot.commits("perplexity_scores"):
         return dg.AssetCheckResult(passed=True, description="Nothing was scored yet, so nothing is out of date.")
     due = outstanding(platform.study, platform.lake, snapshot)
-    metadata: dict[str, object] = {
+    metadata: dict[str, Any] = {
         "out_of_date": dg.MetadataValue.json(due.scores),
         "chunks": due.n_chunks,
         "tokens": due.n_tokens,
@@ -97,7 +99,7 @@ def _designed_for(lake: Lake, number: int) -> tuple[float, float] | None:
         return None
 
 
-def _metadata(drift: Drift, tokens: int, seconds: float | None) -> dict[str, object]:
+def _metadata(drift: Drift, tokens: int, seconds: float | None) -> dict[str, Any]:
     figures = {
         "mean": drift.now[0],
         "deviation": drift.now[1],

@@ -57,7 +57,9 @@ def _follow(
         also: what counts as a change beside that.
     """
     # A dependency changed in a run that did not run this asset too, or will be requested on this tick.
-    updated = When.any_deps_match((changed & ~When.executed_with_root_target()) | When.will_be_requested())
+    updated: dg.AutomationCondition = When.any_deps_match(
+        (changed & ~When.executed_with_root_target()) | When.will_be_requested()
+    )
     updated = (updated | also if also else updated).with_label("any_deps_changed")
     # Latched until the next change or success, so that only the first failure makes it true anew.
     has_failed = When.execution_failed().newly_true().since(updated | When.newly_updated() | When.initial_evaluation())

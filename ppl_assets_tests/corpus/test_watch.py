@@ -5,9 +5,14 @@ import os
 import pytest
 
 from ppl_assets.corpus.watch import GONE, MOVING, Stamp, corpus_stamps, from_json, look, study_stamps, to_json
-from ppl_assets_tests.corpus.test_pipeline import write
 
 SETTLE = 10.0
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 class Watch:
