@@ -4,7 +4,6 @@ Belongs here: the table's derived columns, and the spool in which finished batch
 """
 
 import hashlib
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,8 +67,8 @@ def carried_rows(snapshot: Snapshot, corpus: str, scorer_id: str) -> pl.DataFram
     rows = snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), {"corpus": corpus, "scorer": scorer_id})
     unscored = pl.when(pl.col("n_scored") < pl.col("n_tokens")).then("first_token_bytes").otherwise(0)
     rows = rows.with_columns(corpus=pl.lit(corpus), scored_bytes=pl.col("n_bytes") - unscored)
-    per_byte = pl.col("nll") / math.log(2.0) / pl.col("scored_bytes").clip(lower_bound=1)
-    return rows.with_columns(bits_per_byte=per_byte).select(list(_SCHEMA)).cast(_SCHEMA)
+    per_byte = bits_per_byte(rows["nll"].to_numpy(), np.maximum(rows["scored_bytes"].to_numpy(), 1))
+    return rows.with_columns(pl.Series("bits_per_byte", per_byte)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 class ScoreSpool:
