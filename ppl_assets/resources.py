@@ -19,16 +19,16 @@ from pydantic import Field
 
 from ppl_assets import __version__, progress
 from ppl_assets.column_sources import COLUMN_SOURCES
+from ppl_assets.discovery import listing
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
-from ppl_assets.study import Study, load_study
+from ppl_assets.study import Study, discovery_folder, load_study
 from ppl_assets.tables import LakeTable
 
-# Two features that are worth their label: observations give a corpus its data version from content, and checks with
-# partitions stop what is downstream of a broken corpus alone.
-warnings.filterwarnings(
-    "ignore", message=".*(observable_source_asset|DataVersionsByPartition).*", category=dg.BetaWarning
-)
+# Three features that are worth their label: observations give a corpus its data version from content, checks with
+# partitions stop what is downstream of a broken corpus alone, and a condition of our own needs the code server.
+_BETA = "observable_source_asset|DataVersionsByPartition|use_user_code_server"
+warnings.filterwarnings("ignore", message=f".*({_BETA}).*", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", message=".*partitions_def on an AssetCheckSpec.*", category=dg.PreviewWarning)
 
 STUDY_VARIABLE = "PPL_ASSETS_STUDY"
@@ -40,6 +40,9 @@ STRATEGY_PARTITIONS = dg.DynamicPartitionsDefinition(name="strategy")
 
 GPU_POOL = "gpu"
 """Pool of every step that runs the model: its limit is the number of devices."""
+
+CORPORA_TAG = "ppl_assets/corpora"
+"""Tag of a run that observes several corpora at once: their partition keys, with spaces between."""
 
 Metadata = Mapping[str, Any]
 
@@ -100,14 +103,22 @@ class Platform(dg.ConfigurableResource):
 
 
 def _loaded(file: Path) -> Study:
-    """The study, read again only when the file or the overrides change."""
+    """The study, read again only when the file, the overrides or the corpora of its discovery folder change."""
     overrides = tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith("PPL__")))
     modified = file.stat().st_mtime_ns if file.is_file() else 0
-    return _cached_study(file, modified, overrides)
+    folder = _cached_folder(file, modified, overrides)
+    return _cached_study(file, modified, overrides, listing(folder) if folder else ())
 
 
 @lru_cache(maxsize=8)
-def _cached_study(file: Path, _modified: int, _overrides: tuple[tuple[str, str], ...]) -> Study:
+def _cached_folder(file: Path, _modified: int, _overrides: tuple[tuple[str, str], ...]) -> Path | None:
+    return discovery_folder(file)
+
+
+@lru_cache(maxsize=8)
+def _cached_study(
+    file: Path, _modified: int, _overrides: tuple[tuple[str, str], ...], _found: tuple[str, ...]
+) -> Study:
     return load_study(file)
 
 

@@ -9,21 +9,18 @@ import difflib
 import importlib.util
 import math
 import os
-import re
 import sysconfig
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from ppl_assets.discovery import PARTITION_KEY, Found, find_corpora
 from ppl_assets.errors import UserError
-
-PARTITION_KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
-"""What a corpus may be called. Dagster accepts more, and its UI and backfills then break (dagster#32183)."""
 
 ENVIRONMENT_PREFIX = "PPL__"
 
@@ -102,6 +99,21 @@ class CorpusSection(Section):
     def paths(self) -> list[str]:
         """The given locations as a list."""
         return [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+class DiscoverySection(Section):
+    """``[discovery]``: corpora that are found rather than named, and when a changed one is looked at."""
+
+    folder: str = Field(
+        "",
+        description=(
+            "Folder whose sub-folders and data files are corpora of role candidate, named after themselves, beside "
+            "those of the study file; empty: none."
+        ),
+    )
+    settle_seconds: float = Field(
+        60.0, ge=0.0, description="A new or changed corpus is read once nothing in it has changed for so long."
+    )
 
 
 class HeldOutSection(Section):
@@ -456,7 +468,11 @@ class Study(BaseSettings):
 
     study: StudySection = Field(default_factory=StudySection)
     storage: StorageSection = Field(default_factory=StorageSection)
+    found: ClassVar[Found] = Found()
+    """Of a loaded study: which corpora were found in ``discovery.folder``, and what was passed over."""
+
     corpora: dict[str, CorpusSection] = Field(min_length=1)
+    discovery: DiscoverySection = Field(default_factory=DiscoverySection)
     held_out: HeldOutSection = Field(default_factory=HeldOutSection)
     base_model: BaseModelSection = Field(default_factory=BaseModelSection)
     chunks: ChunksSection = Field(default_factory=ChunksSection)
@@ -526,7 +542,79 @@ class Study(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; the file is bound by :func:`load_study`."""
         file = cls.model_config.get("toml_file")
-        return (env_settings, TomlConfigSettingsSource(settings_cls, file)) if file else (init_settings, env_settings)
+        if not file:
+            return (init_settings, env_settings)
+        return (env_settings, TomlConfigSettingsSource(settings_cls, file), DiscoveredCorpora(settings_cls))
+
+
+class DiscoveredCorpora(PydanticBaseSettingsSource):
+    """The corpora of ``discovery.folder``, beside those that file and environment name.
+
+    A section of the study file that has the name of one and no path gives its further settings.
+    """
+
+    def get_field_value(self, _field: Any, _name: str) -> tuple[Any, str, bool]:
+        """Unused: this source gives one field."""
+        return None, "", False
+
+    def __call__(self) -> dict[str, Any]:
+        """``corpora``: a path for each; what is passed over is kept in ``found`` of the class that is being made."""
+        base = Path(str(self.config["toml_file"])).parent
+        folder = _discovery_folder(self.current_state.get("discovery"), base)
+        if folder is None:
+            return {}
+        if not folder.is_dir():
+            raise StudyError(f"discovery.folder = {str(folder)!r} is no folder; make it, or name one that exists")
+        given = self.current_state.get("corpora")
+        named = {
+            name: corpus for name, corpus in (given or {}).items() if isinstance(corpus, dict) and "path" in corpus
+        }
+        found = find_corpora(folder, _named_locations(named, base), _taken_keys(named))
+        self.settings_cls.found = found  # type: ignore[attr-defined]
+        return {"corpora": {name: {"path": path} for name, path in found.corpora.items()}}
+
+
+def _discovery_folder(section: Any, base: Path) -> Path | None:
+    """The folder that a ``[discovery]`` table names, absolute; None where it names none.
+
+    Raises:
+        StudyError: it is a URL.
+    """
+    given = section.get("folder") if isinstance(section, dict) else None
+    if not isinstance(given, str) or not given:
+        return None
+    if "://" in given:
+        raise StudyError(f"discovery.folder = {given!r} is a URL; name a folder of this machine, or name its corpora")
+    return Path(os.path.normpath(resolve_location(given, base)))
+
+
+def _named_locations(corpora: dict[str, Any], base: Path) -> Iterator[str]:
+    """Normalized absolute locations of corpora as given."""
+    for corpus in corpora.values():
+        given = corpus["path"]
+        for path in given if isinstance(given, list) else [given]:
+            if isinstance(path, str) and not path.startswith(("stdlib:", "package:")) and "://" not in path:
+                yield os.path.normpath(resolve_location(path, base))
+
+
+def _taken_keys(corpora: dict[str, Any]) -> Iterator[str]:
+    """Names and partition keys of corpora as given."""
+    for name, corpus in corpora.items():
+        yield name
+        buckets = str(corpus.get("buckets", 1))
+        yield from (partition_key(name, bucket, int(buckets)) for bucket in range(int(buckets) * buckets.isdigit()))
+
+
+def discovery_folder(path: str | Path) -> Path | None:
+    """The folder in which a study finds corpora; None where it names none, or cannot be read."""
+    file = Path(path).resolve()
+    try:
+        section = dict(tomllib.loads(file.read_text("utf-8")).get("discovery") or {})
+        given = {name.upper(): value for name, value in os.environ.items()}
+        section |= {"folder": given[key]} if (key := f"{ENVIRONMENT_PREFIX}DISCOVERY__FOLDER") in given else {}
+        return _discovery_folder(section, file.parent)
+    except (OSError, ValueError, TypeError):  # load_study says what is wrong
+        return None
 
 
 def partition_key(name: str, bucket: int, buckets: int) -> str:
@@ -543,7 +631,8 @@ def _corpus_problems(study: Study) -> Iterator[str]:
                 "NAME-001 and so on; rename one of them"
             )
     if not study.with_role("candidate"):
-        yield "corpora: no corpus has role = 'candidate'; at least one is needed to select from"
+        where = f", and none was found in {study.discovery.folder}" if study.discovery.folder else ""
+        yield f"corpora: no corpus has role = 'candidate'{where}; at least one is needed to select from"
     if study.base_model.source == "recipe" and not study.with_role("general"):
         yield "base_model.source = 'recipe' pre-trains on general text: give a corpus with role = 'general'"
     if not study.has_target and not study.held_out.test_share:
@@ -747,7 +836,7 @@ def resolve_location(location: str, base: Path) -> str:
 def _resolved(study: Study, base: Path) -> Study:
     """The study with absolute locations, after checking that local ones exist."""
     corpora = {}
-    for name, corpus in study.corpora.items():
+    for name, corpus in sorted(study.corpora.items(), key=lambda item: item[0] in study.found.corpora):  # those last
         paths = [resolve_location(path, base) for path in corpus.paths]
         for given, path in zip(corpus.paths, paths, strict=True):
             local = "://" not in path

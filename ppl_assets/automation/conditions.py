@@ -14,7 +14,35 @@ import dagster as dg
 When = dg.AutomationCondition
 
 
-def _follow(changed: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
+class CorporaChanged(dg.AutomationCondition[dg.AssetKey]):
+    """The dependencies of an asset have other partitions than on the last tick.
+
+    A corpus that is removed leaves no event: no dependency is updated, and the landscape would speak of it for ever.
+    One that comes back with the content that it had leaves none either.
+    """
+
+    @property
+    def name(self) -> str:
+        """As the UI shows it."""
+        return "corpora_changed"
+
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """Compare with the partitions of the last tick; the first one only remembers."""
+        view, parents = context.asset_graph_view, sorted(context.asset_graph.get(context.key).parent_keys)
+        present = {
+            key.partition_key or ""
+            for parent in parents
+            for key in view.get_full_subset(key=parent).expensively_compute_asset_partitions()
+        }
+        cursor = " ".join(sorted(present)) or " "
+        has_changed = context.cursor is not None and context.cursor != cursor
+        subset = context.candidate_subset if has_changed else context.get_empty_subset()
+        return dg.AutomationResult(context, subset, cursor=cursor)
+
+
+def _follow(
+    changed: dg.AutomationCondition, label: str, also: dg.AutomationCondition | None = None
+) -> dg.AutomationCondition:
     """Run what changed, once for each change, and once more where the run failed.
 
     ``eager()`` with three differences. It forgets an update that comes while a run of the asset is in flight, since the
@@ -26,10 +54,13 @@ def _follow(changed: dg.AutomationCondition, label: str) -> dg.AutomationConditi
     Args:
         changed: what of a dependency counts as a change.
         label: name in the UI.
+        also: what counts as a change beside that.
     """
     # A dependency changed in a run that did not run this asset too, or will be requested on this tick.
-    updated = When.any_deps_match((changed & ~When.executed_with_root_target()) | When.will_be_requested())
-    updated = updated.with_label("any_deps_changed")
+    updated: dg.AutomationCondition = When.any_deps_match(
+        (changed & ~When.executed_with_root_target()) | When.will_be_requested()
+    )
+    updated = (updated | also if also else updated).with_label("any_deps_changed")
     # Latched until the next change or success, so that only the first failure makes it true anew.
     has_failed = When.execution_failed().newly_true().since(updated | When.newly_updated() | When.initial_evaluation())
     wish = When.newly_missing() | updated | has_failed.newly_true().with_label("failed_first")
@@ -51,10 +82,13 @@ FOLLOW_CONTENT = _follow(When.data_version_changed(), "follow_content")
 """Below materialized assets: their every materialization would count as a change otherwise, even where the content is
 equal (dagster#25439)."""
 
+FOLLOW_CORPORA = _follow(When.data_version_changed(), "follow_corpora", CorporaChanged())
+"""Over all corpora: as above, and where a corpus is removed, or comes back as it was."""
+
 CONDITIONS: dict[str, dg.AutomationCondition] = {
     "chunks": FOLLOW_FILES,
     "perplexity_scores": FOLLOW_CONTENT,
-    "perplexity_landscape": FOLLOW_CONTENT,
+    "perplexity_landscape": FOLLOW_CORPORA,
     "final_subset": FOLLOW_CONTENT,
     "selection_report": FOLLOW_CONTENT,
 }

@@ -1,10 +1,11 @@
-"""Named jobs, one a stage of the study, and the schedule that looks at the corpora.
+"""Named jobs, one a stage of the study, and those that look at the corpora and at the study.
 
 The command line runs these jobs in this order; the UI offers them for runs and backfills.
 """
 
 import dagster as dg
 
+from ppl_assets.automation.checks import CHECKS
 from ppl_assets.resources import CORPUS_PARTITIONS, STRATEGY_PARTITIONS, TRIAL_PARTITIONS
 
 observe_corpora = dg.define_asset_job(
@@ -42,13 +43,10 @@ STAGE_JOBS = {
 LOOP = ("trial_losses", "fitted_law", "next_trials")
 """What the sequential mode repeats: a batch of trials, the law, the next batch; until nothing is proposed."""
 
-JOBS = [observe_corpora, *STAGE_JOBS.values()]
+check_study = dg.define_asset_job(
+    "check_study",
+    selection=dg.AssetSelection.checks(*CHECKS),
+    description="Say which scores are out of date, what scoring costs, and whether the trials still cover the corpora.",
+)
 
-SCHEDULES: list[dg.ScheduleDefinition] = [
-    dg.ScheduleDefinition(
-        name="observe_corpora_nightly",
-        target=dg.AssetSelection.assets("raw_corpus"),
-        cron_schedule="0 2 * * *",
-        description="Look at every corpus once a night; what depends on a changed one then runs by itself.",
-    )
-]
+JOBS = [observe_corpora, *STAGE_JOBS.values(), check_study]

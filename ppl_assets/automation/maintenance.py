@@ -140,5 +140,6 @@ SCHEDULE = dg.ScheduleDefinition(
     name="maintain_lake_weekly",
     job=JOB,
     cron_schedule="0 4 * * 0",
-    description="Keep the lake small, on Sunday night.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Keep the lake small, on Sunday night. Runs by itself as long as the UI does.",
 )

@@ -141,7 +141,13 @@ def status_lines(platform: Platform, instance: dg.DagsterInstance) -> list[str]:
         lines.append(f"{asset:<22} " + (f"{len(due)} of {len(keys)} to compute{named}" if due else "up to date"))
         if said := remark(asset, platform):
             lines.append(f"{'':<22} {said}")
-    return lines
+    return [*lines, *_found(platform.study)]
+
+
+def _found(study: Study) -> list[str]:
+    """What the discovery folder holds: its corpora, and what is passed over."""
+    names = ", ".join(study.found.corpora)
+    return [*([f"found in {study.discovery.folder}: {names}"] if names else []), *study.found.skipped]
 
 
 def remark(asset: str, platform: Platform) -> str:

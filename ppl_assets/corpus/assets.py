@@ -19,7 +19,7 @@ from ppl_assets.corpus.tokenizer import cached_tokenizer
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot, Write
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.resources import CORPUS_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.resources import CORPORA_TAG, CORPUS_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import BASE_MODEL, CHUNKS, CLEANING_COUNTS, REJECTED_ROWS, TEST_DOCUMENTS
 
@@ -52,9 +52,10 @@ def versions_of(study: Study, roles: tuple[str, ...]) -> dict[str, str]:
     description="The team's files. Observed, never written: one data version a corpus, from the files' content.",
 )
 def raw_corpus(context: dg.OpExecutionContext, platform: Platform) -> dg.DataVersionsByPartition:
-    """Data version of each corpus partition asked for, or of all."""
+    """Data version of each corpus partition asked for, by its key or by the run's tag, or of all."""
     study = platform.study
-    asked = list(context.partition_keys) if context.has_partition_key else study.corpus_partitions()
+    tagged = context.run.tags.get(CORPORA_TAG, "").split() or study.corpus_partitions()
+    asked = list(context.partition_keys) if context.has_partition_key else tagged
     versions = {}
     for partition in asked:
         _, settings, bucket = study.corpus_of(partition)
@@ -145,7 +146,12 @@ def _selected(study: Study, step: Step, inputs: Inputs) -> pl.DataFrame:
 def chunks_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition: str) -> Inputs:
     """What decides a corpus' chunks: its content, the cleaning rules, the tokenizer and the test documents."""
     _, settings, bucket = study.corpus_of(partition)
-    version = corpus_version(settings, bucket)
+    return chunks_inputs_at(study, snapshot, partition, corpus_version(settings, bucket))
+
+
+def chunks_inputs_at(study: Study, snapshot: Snapshot, partition: str, version: str) -> Inputs:
+    """As :func:`chunks_inputs`, for a content version that is known."""
+    _, settings, _ = study.corpus_of(partition)
     tokenizer = snapshot.only_row(BASE_MODEL)["tokenizer_fingerprint"]
     test = stored_rows(snapshot, ["doc_id", "text_hash"]).sort("doc_id")
     return Inputs(

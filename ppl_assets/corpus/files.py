@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
@@ -16,6 +16,7 @@ import fsspec
 import xxhash
 
 from ppl_assets.corpus.errors import CorpusError
+from ppl_assets.discovery import is_temporary
 from ppl_assets.study import CorpusSection
 
 READ_BYTES = 1 << 20
@@ -32,11 +33,13 @@ class SourceFile:
         url: local path, or fsspec URL.
         relative: its name inside the corpus, with ``/``; the same on every machine, part of document ids.
         size: bytes as stored.
+        modified: when it was last written, nanoseconds; 0 for a URL. Decides nothing: touched text is the same text.
     """
 
     url: str
     relative: str
     size: int
+    modified: int = field(default=0, compare=False)
 
     def open(self) -> BinaryIO:
         """Open for binary reading, still compressed."""
@@ -48,7 +51,8 @@ class SourceFile:
 def list_files(settings: CorpusSection, *, bucket: int = 0) -> list[SourceFile]:
     """The files of a corpus, or of one bucket of it, sorted by relative name.
 
-    Folders are read to the bottom; hidden files and folders, ``__pycache__`` and ``*.pyc`` are left out. Links to files
+    Folders are read to the bottom; what is hidden or unfinished by its name (``.part``, ``.tmp``, ``.crdownload``,
+    ``~``), ``__pycache__`` and ``*.pyc`` are left out. Links to files
     are read, links to folders are not entered, so a loop cannot be walked. Where ``path`` names several locations,
     relative names start with the last part of theirs (``~2`` is added where two locations end alike), so equal names
     stay apart; a file reached by two locations is read once.
@@ -153,14 +157,19 @@ def _split_glob(location: str) -> tuple[str, str]:
 def _walk_local(base: str) -> Iterator[SourceFile]:
     root = Path(base)
     if root.is_file():
-        yield SourceFile(str(root), root.name, root.stat().st_size)
+        yield _local(root, root.name)
         return
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = [name for name in folders if not _is_skipped(name)]
         for name in names:
             path = Path(folder) / name
             if not _is_skipped(name) and path.is_file():
-                yield SourceFile(str(path), path.relative_to(root).as_posix(), path.stat().st_size)
+                yield _local(path, path.relative_to(root).as_posix())
+
+
+def _local(path: Path, relative: str) -> SourceFile:
+    facts = path.stat()
+    return SourceFile(str(path), relative, facts.st_size, facts.st_mtime_ns)
 
 
 def _walk_remote(base: str) -> Iterator[SourceFile]:
@@ -175,7 +184,7 @@ def _walk_remote(base: str) -> Iterator[SourceFile]:
 
 
 def _is_skipped(name: str) -> bool:
-    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
+    return is_temporary(name) or name == "__pycache__" or name.endswith(".pyc")
 
 
 def _is_wanted(relative: str, settings: CorpusSection) -> bool:

@@ -21,7 +21,7 @@ from ppl_assets.perplexity.models import BaseModel, has_changed, resolve_base_mo
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.scopes import landscape_scopes
-from ppl_assets.perplexity.score_rows import ScoreSpool, digest, merged
+from ppl_assets.perplexity.score_rows import ScoreSpool, carried_rows, digest, merged
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
 from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
@@ -125,7 +125,8 @@ def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, part
     metadata={**table_metadata(PERPLEXITY_SCORES), "scorers": column_schema(SCORERS)},
     description=(
         "Summed negative log-likelihood of every chunk under the frozen base model, and all that follows from it. "
-        "Only chunks without a finite score under the current scorer are computed; a killed run goes on where it was."
+        "Only chunks without a finite score under the current scorer, here or in another corpus, are computed; a "
+        "killed run goes on where it was."
     ),
 )
 def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -142,10 +143,11 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
         stored = stored.filter(~(is_ours & (pl.col("status") == "non_finite")))  # computed once more
-        known = {*stored.filter(is_ours)["chunk_id"], *spool.rows()["chunk_id"]}
+        carried = carried_rows(step.snapshot, step.partition, policy.scorer_id)
+        known = {*stored.filter(is_ours)["chunk_id"], *carried["chunk_id"], *spool.rows()["chunk_id"]}
         sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
         scored, facts = _scored(study, step, base, policy, spool, sizes, known)
-        rows = merged([stored, spool.rows()], set(sizes["chunk_id"]))
+        rows = merged([stored, carried, spool.rows()], set(sizes["chunk_id"]))
         writes = [step.stage(PERPLEXITY_SCORES, rows)]
         if (scorer := changed_scorer(step.snapshot, policy, facts)) is not None:
             writes.append(step.lake.stage(SCORERS, scorer, policy.scorer_id))
@@ -171,11 +173,10 @@ def _scored(
     model = cached_model(base, device, policy.dtype, policy.attention)
     compiled = compiles(study.score.compile, device, int(sizes["n_tokens"].sum()))
     scorer = Scorer(model, policy, study.score.row_tokens, device, compiled, say=step.log)
-    batches = step.snapshot.scan(
-        CHUNKS, CHUNK_COLUMNS, {"corpus": step.partition}, batch_chunks(device, study.chunks.tokens)
-    )
+    size = batch_chunks(device, study.chunks.tokens)
+    batches = step.snapshot.scan(CHUNKS, CHUNK_COLUMNS, {"corpus": step.partition}, size)
     scored = score_batches(
-        scorer, batches, known, step.partition, spool, step.progress("tokens"), int(missing["n_tokens"].sum())
+        scorer, batches, size, known, step.partition, spool, step.progress("tokens"), int(missing["n_tokens"].sum())
     )
     step.log(scored.sentence)
     return scored, facts_of(scorer, scored.tokens_per_second if scored.tokens else None)

@@ -10,18 +10,22 @@ import polars as pl
 import pyarrow as pa
 
 from ppl_assets.lake import Snapshot
-from ppl_assets.tables import CHUNKS, PERPLEXITY_LANDSCAPE, PERPLEXITY_SCORES
+from ppl_assets.tables import CHUNKS, PERPLEXITY_LANDSCAPE, PERPLEXITY_SCORES, TEST_DOCUMENTS
 
 _SCORED = """
 SELECT s.chunk_id, min(s.corpus) AS corpus, any_value(s.n_tokens) AS n_tokens, any_value(s.ppl) AS ppl,
        any_value(s.log_ppl) AS log_ppl, any_value(s.status) AS status, count(*) AS copies
 FROM {perplexity_scores} AS s
 JOIN {chunks} AS c ON c.chunk_id = s.chunk_id AND c.corpus = s.corpus
-WHERE s.scorer_id = $scorer AND c.split = $split AND list_contains($corpora, s.corpus)
+WHERE s.scorer_id = $scorer AND c.split = $split AND (list_contains($corpora, s.corpus) OR (
+    $split <> 'candidate' AND s.corpus IN (SELECT corpus FROM {test_documents} WHERE split = $split)))
   AND ($split <> 'candidate' OR s.chunk_id NOT IN (SELECT chunk_id FROM {chunks} WHERE split <> 'candidate'))
 GROUP BY s.chunk_id
 """
-"""A chunk that several corpora hold counts once, under the first of their names; one that the test set holds, never."""
+"""A chunk that several corpora hold counts once, under the first of their names; one that the test set holds, never.
+Held-out documents stay what they are when their corpus leaves the study, until test documents are drawn again."""
+
+_TABLES = (PERPLEXITY_SCORES, CHUNKS, TEST_DOCUMENTS)
 
 _SELECTABLE = f"""
 SELECT chunk_id, corpus, n_tokens, ppl, ('0x' || left(chunk_id, 16))::UBIGINT AS key FROM ({_SCORED})
@@ -43,7 +47,7 @@ def scored_chunks(snapshot: Snapshot, corpora: Sequence[str], scorer_id: str, sp
         chunk_id, corpus, n_tokens, ppl, log_ppl (null where not scored), status, copies; sorted by chunk_id.
     """
     parameters = {"scorer": scorer_id, "split": split, "corpora": list(corpora)}
-    return snapshot.query(f"{_SCORED} ORDER BY chunk_id", (PERPLEXITY_SCORES, CHUNKS), parameters)
+    return snapshot.query(f"{_SCORED} ORDER BY chunk_id", _TABLES, parameters)
 
 
 def current_scorer(snapshot: Snapshot) -> str:
@@ -54,13 +58,13 @@ def current_scorer(snapshot: Snapshot) -> str:
 def selectable_chunks(snapshot: Snapshot, corpora: Sequence[str]) -> pl.DataFrame:
     """Candidate chunks inside the landscape's fence: chunk_id, corpus, n_tokens, ppl, key; sorted by chunk_id."""
     sql = f"{_SELECTABLE} ORDER BY chunk_id"
-    return snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), _selectable_parameters(snapshot, corpora))
+    return snapshot.query(sql, _TABLES, _selectable_parameters(snapshot, corpora))
 
 
 def selectable_batches(snapshot: Snapshot, corpora: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
     """The rows of :func:`selectable_chunks` in batches and in no order: they need not fit into memory."""
     parameters = _selectable_parameters(snapshot, corpora)
-    return snapshot.stream(_SELECTABLE, (PERPLEXITY_SCORES, CHUNKS), parameters, batch_rows)
+    return snapshot.stream(_SELECTABLE, _TABLES, parameters, batch_rows)
 
 
 def _selectable_parameters(snapshot: Snapshot, corpora: Sequence[str]) -> dict[str, object]:

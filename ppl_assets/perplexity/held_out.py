@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from ppl_assets.lake import Snapshot
-from ppl_assets.tables import CHUNKS
+from ppl_assets.tables import CHUNKS, TEST_DOCUMENTS
 
 
 def held_out_chunks(snapshot: Snapshot, split: str, corpora: list[str], tokens: int) -> pl.DataFrame:
@@ -18,15 +18,17 @@ def held_out_chunks(snapshot: Snapshot, split: str, corpora: list[str], tokens: 
     Args:
         snapshot: the lake.
         split: test or general.
-        corpora: corpus partitions of the study.
+        corpora: corpus partitions of the study. Held-out documents of one that left the study stay in the set until
+            test documents are drawn again: every trial was measured on them.
         tokens: budget; the chunk that passes it is the last.
 
     Returns:
         chunk_id and tokens (list of token ids).
     """
     sql = """SELECT chunk_id, any_value(tokens) AS tokens, any_value(n_tokens) AS n_tokens FROM {chunks}
-             WHERE split = $split AND list_contains($corpora, corpus) GROUP BY chunk_id"""
-    rows = snapshot.query(sql, (CHUNKS,), {"split": split, "corpora": corpora})
+             WHERE split = $split AND (list_contains($corpora, corpus)
+               OR corpus IN (SELECT corpus FROM {test_documents} WHERE split = $split)) GROUP BY chunk_id"""
+    rows = snapshot.query(sql, (CHUNKS, TEST_DOCUMENTS), {"split": split, "corpora": corpora})
     rows = rows.with_columns(pl.col("chunk_id").map_elements(_order, return_dtype=pl.String).alias("order")).sort(
         "order"
     )

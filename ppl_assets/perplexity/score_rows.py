@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 
 from ppl_assets.durable import flush
+from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.scores import Scores, bits_per_byte
-from ppl_assets.tables import PERPLEXITY_SCORES
+from ppl_assets.tables import CHUNKS, PERPLEXITY_SCORES
 
 _SCHEMA = pl.Schema(PERPLEXITY_SCORES.schema)
 
@@ -51,6 +52,23 @@ def score_rows(chunks: pl.DataFrame, scores: Scores, corpus: str, scorer_id: str
         }
     )
     return rows.with_columns(pl.col(pl.Float64).fill_nan(None)).select(list(_SCHEMA)).cast(_SCHEMA)
+
+
+def carried_rows(snapshot: Snapshot, corpus: str, scorer_id: str) -> pl.DataFrame:
+    """Rows for the chunks of a partition that another corpus holds too, and that have a score there.
+
+    A chunk's score is of its tokens and the scorer: a renamed corpus, or one that moved into another, is not scored
+    again. Its bytes are this partition's.
+    """
+    sql = """SELECT s.*, c.n_bytes, c.first_token_bytes FROM {perplexity_scores} AS s
+             JOIN {chunks} AS c ON c.chunk_id = s.chunk_id AND c.corpus = $corpus
+             WHERE s.corpus <> $corpus AND s.scorer_id = $scorer AND s.status = 'ok'
+             QUALIFY row_number() OVER (PARTITION BY s.chunk_id ORDER BY s.corpus) = 1"""
+    rows = snapshot.query(sql, (PERPLEXITY_SCORES, CHUNKS), {"corpus": corpus, "scorer": scorer_id})
+    unscored = pl.when(pl.col("n_scored") < pl.col("n_tokens")).then("first_token_bytes").otherwise(0)
+    rows = rows.with_columns(corpus=pl.lit(corpus), scored_bytes=pl.col("n_bytes") - unscored)
+    per_byte = bits_per_byte(rows["nll"].to_numpy(), np.maximum(rows["scored_bytes"].to_numpy(), 1))
+    return rows.with_columns(pl.Series("bits_per_byte", per_byte)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 class ScoreSpool:

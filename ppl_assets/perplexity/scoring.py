@@ -86,6 +86,7 @@ def compiles(wanted: str, device: str, tokens: int) -> bool:
 def score_batches(
     scorer: Scorer,
     batches: Iterable[pa.RecordBatch],
+    size: int,
     known: set[str],
     corpus: str,
     spool: ScoreSpool,
@@ -97,6 +98,7 @@ def score_batches(
     Args:
         scorer: the scorer.
         batches: :data:`CHUNK_COLUMNS` of the partition's chunks.
+        size: chunks that are scored and kept at a time.
         known: chunk ids that have a score.
         corpus: corpus partition.
         spool: where finished batches wait.
@@ -107,7 +109,7 @@ def score_batches(
     kept: Future[None] | None = None
     began = moment = time.perf_counter()
     with ThreadPoolExecutor(1) as writer:
-        for rows, tokens in ahead(_unknown(batches, known)):
+        for rows, tokens in ahead(_unknown(batches, known, size)):
             seconds.reading += time.perf_counter() - moment
             scores = scorer.score(tokens, partial(_report, progress, scored.tokens, total))
             moment = time.perf_counter()
@@ -128,13 +130,31 @@ def score_batches(
     return scored
 
 
-def _unknown(batches: Iterable[pa.RecordBatch], known: set[str]) -> Iterator[tuple[pl.DataFrame, list[np.ndarray]]]:
-    """Rows and token ids of the chunks of each batch that have no score yet; batches without any are passed over."""
-    done = pl.Series(list(known), dtype=pl.String).implode()
+def _unknown(
+    batches: Iterable[pa.RecordBatch], known: set[str], size: int
+) -> Iterator[tuple[pl.DataFrame, list[np.ndarray]]]:
+    """Rows and token ids of the chunks that have no score yet, ``size`` at a time.
+
+    Those of several batches are put together: where one chunk in a hundred is new, each batch has a few of them, and a
+    pass of the model over so few costs several times as much a token.
+    """
+    waiting: list[pl.DataFrame] = []
     for batch in batches:
-        rows = pl.DataFrame(pl.from_arrow(batch)).filter(~pl.col("chunk_id").is_in(done))
-        if not rows.is_empty():
-            yield rows.drop("tokens"), token_arrays(rows["tokens"])
+        is_new = pl.Series(
+            [chunk_id not in known for chunk_id in batch.column("chunk_id").to_pylist()], dtype=pl.Boolean
+        )
+        if is_new.any():
+            waiting.append(pl.DataFrame(pl.from_arrow(batch)).filter(is_new))
+        while sum(rows.height for rows in waiting) >= size:
+            rows = pl.concat(waiting)
+            waiting = [rows[size:]] if rows.height > size else []
+            yield _split(rows[:size])
+    if waiting:
+        yield _split(pl.concat(waiting))
+
+
+def _split(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[np.ndarray]]:
+    return rows.drop("tokens"), token_arrays(rows["tokens"])
 
 
 def _keep(spool: ScoreSpool, rows: pl.DataFrame, scores: Scores, corpus: str, scorer_id: str) -> None:

@@ -71,7 +71,7 @@ class TrialCost:
     @property
     def sentence(self) -> str:
         """One line."""
-        time = "device time unknown" if self.seconds is None else f"about {_duration(self.seconds)}"
+        time = "device time unknown" if self.seconds is None else f"about {duration(self.seconds)}"
         return (
             f"{self.trials} trials: {self.tokens:,} tokens ({self.trained:,} trained, {self.evaluated:,} evaluated), "
             f"{time} ({self.source})"
@@ -227,7 +227,8 @@ def _rounded_up(hours: float) -> float:
     return math.ceil(hours * 10.0**digits) / 10.0**digits
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -7,7 +7,7 @@ import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.events import DagsterEvent, DagsterEventType
 
-from ppl_assets.automation.conditions import FOLLOW_CONTENT, FOLLOW_FILES
+from ppl_assets.automation.conditions import FOLLOW_CONTENT, FOLLOW_CORPORA, FOLLOW_FILES
 
 CORPORA = dg.DynamicPartitionsDefinition(name="corpora")
 PAIR = ("chunks", "scores")
@@ -39,7 +39,7 @@ class Platform:
         def scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             return dg.MaterializeResult(data_version=dg.DataVersion(self.content[context.partition_key]))
 
-        @dg.asset(deps=[scores], automation_condition=FOLLOW_CONTENT)
+        @dg.asset(deps=[scores], automation_condition=FOLLOW_CORPORA)
         def landscape() -> dg.MaterializeResult:
             return dg.MaterializeResult(data_version=dg.DataVersion(str(sorted(self.content.items()))))
 
@@ -65,6 +65,10 @@ class Days:
 
     def add(self, corpus: str) -> None:
         self.instance.add_dynamic_partitions(str(CORPORA.name), [corpus])
+
+    def remove(self, corpus: str) -> None:
+        self.instance.delete_dynamic_partition(str(CORPORA.name), corpus)
+        self.platform.content.pop(corpus)
 
     def observe(self, *, equal_chunks: bool = False, **versions: str) -> None:
         """Content versions of the files; chunks have the same, unless their text is equal all the same."""
@@ -158,6 +162,38 @@ def test_changed_files_with_equal_text_end_at_the_scores(days):
 def test_a_new_corpus_is_followed_once_it_was_observed(days):
     days.add("c")
     assert days.settle() == []
+    days.observe(c="1")
+    assert days.settle() == one_by_one("c")
+
+
+def test_a_removed_corpus_leaves_no_event_and_the_landscape_is_drawn_again_all_the_same(days):
+    days.remove("b")
+    assert days.settle() == [LANDSCAPE]
+    assert days.settle() == []
+
+
+def test_a_corpus_that_comes_back_as_it_was_is_drawn_again_and_not_scored_again(days):
+    days.remove("b")
+    days.settle()
+    days.add("b")
+    days.observe(b="1")
+    assert days.settle() == [LANDSCAPE]
+
+
+def test_a_removal_while_another_corpus_is_being_scored_waits_for_it(days):
+    days.observe(a="2")
+    requested = days.tick()
+    days.remove("b")
+    run = days.start("a")
+    assert (requested, days.tick()) == (both("a"), set())
+    days.finish(run, "a", "2")
+    days.run(both("a"))
+    assert LANDSCAPE in days.settle()
+
+
+def test_a_renamed_corpus_is_one_that_left_and_one_that_came(days):
+    days.remove("b")
+    days.add("c")
     days.observe(c="1")
     assert days.settle() == one_by_one("c")
 

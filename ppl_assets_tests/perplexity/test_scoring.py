@@ -11,12 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ppl_assets.lake import Lake, Provenance
 from ppl_assets.perplexity.ahead import ahead
-from ppl_assets.perplexity.score_rows import ScoreSpool, merged
+from ppl_assets.perplexity.score_rows import ScoreSpool, carried_rows, merged, score_rows
 from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets.perplexity.scores import scores_of
 from ppl_assets.perplexity.scoring import COMPILE_TOKENS, Scored, batch_chunks, compiles, score_batches
 from ppl_assets.perplexity.speed import StageSeconds, forward_flops, matmul_ceiling
 from ppl_assets.progress import Progress
+from ppl_assets.tables import CHUNKS as CHUNKS_TABLE
+from ppl_assets.tables import PERPLEXITY_SCORES
 from ppl_assets_tests.perplexity.tiny import chunks_of, policy, tiny_model
 
 CHUNKS, BATCH = 60, 16
@@ -36,14 +40,15 @@ def stored_chunks():
     )
 
 
-def run(folder, scored=None):
-    """Score what has no score; the whole partition's rows."""
+def run(folder, scored=None, known=()):
+    """Score what has no score and is not ``known``; the whole partition's rows."""
     spool, chunks = ScoreSpool(folder), stored_chunks()
-    known = set(spool.rows()["chunk_id"])
+    known = {*spool.rows()["chunk_id"], *known}
     batches = chunks.to_arrow().to_batches(max_chunksize=BATCH)
     progress = Progress("tokens", lambda state: scored.append(state.done) if scored is not None else None)
     total = int(chunks.filter(~pl.col("chunk_id").is_in(list(known)))["n_tokens"].sum())
-    done = score_batches(Scorer(tiny_model(), policy(), row_tokens=128), batches, known, "c", spool, progress, total)
+    scorer = Scorer(tiny_model(), policy(), row_tokens=128)
+    done = score_batches(scorer, batches, BATCH, known, "c", spool, progress, total)
     return merged([spool.rows()], set(chunks["chunk_id"])), done
 
 
@@ -163,3 +168,55 @@ def test_the_slowest_stage_is_named_and_the_ceiling_measured():
     assert StageSeconds(head=2.0, backbone=1.0).slowest == "head"
     assert Scored().tokens_per_second == 0.0
     assert matmul_ceiling("cpu", "float32") > 1e8
+
+
+def test_new_chunks_that_lie_far_apart_are_scored_together(tmp_path, monkeypatch):
+    score, sizes = Scorer.score, []
+    monkeypatch.setattr(
+        Scorer,
+        "score",
+        lambda scorer, chunks, progress=None: sizes.append(len(chunks)) or score(scorer, chunks, progress),
+    )
+    new = [f"c{i:03d}" for i in range(0, CHUNKS, 3)]
+    rows, _ = run(tmp_path, known={f"c{i:03d}" for i in range(CHUNKS)} - set(new))
+    assert sorted(rows["chunk_id"]) == new
+    assert sizes == [BATCH, len(new) - BATCH]
+
+
+def test_a_score_is_carried_over_from_another_corpus_with_the_bytes_of_this_one(tmp_path):
+    lake = Lake.under(tmp_path)
+    rows = pl.DataFrame(
+        {
+            "chunk_id": ["a" * 32, "b" * 32, "c" * 32, "d" * 32],
+            "n_tokens": [4] * 4,
+            "n_bytes": [12] * 4,
+            "first_token_bytes": [3] * 4,
+        }
+    )
+    sums = np.array([[1.0] * 4, [2.0] * 4, [5.0] * 4, [2.0] * 4])
+    lost = scores_of(np.where([[False, False, True, False]] * 4, np.nan, sums), np.full(4, 3), [4] * 4)
+    stored = score_rows(rows, lost, "old", "s").filter(pl.col("chunk_id") != "d" * 32)
+    chunks = pl.DataFrame(
+        [
+            {column.name: {"string": "x", "int64": 1}.get(str(column.type)) for column in CHUNKS_TABLE.columns}
+            | {
+                "chunk_id": name * 32,
+                "corpus": corpus,
+                "n_tokens": 4,
+                "n_bytes": size,
+                "first_token_bytes": 2,
+                "tokens": [1],
+            }
+            for corpus, size, names in (("old", 12, "abc"), ("new", 11, "acd"))
+            for name in names
+        ],
+        schema=pl.Schema(CHUNKS_TABLE.schema),
+    )
+    writes = [lake.stage(PERPLEXITY_SCORES, stored), lake.stage(CHUNKS_TABLE, chunks)]
+    lake.commit(writes, Provenance("perplexity_scores", "old", "run", "1", "inputs", "version"))
+    (carried,) = carried_rows(lake.snapshot(), "new", "s").to_dicts()
+    assert (carried["chunk_id"], carried["corpus"], carried["nll"]) == ("a" * 32, "new", 3.0)
+    assert carried["scored_bytes"] == 11 - 2
+    assert carried["bits_per_byte"] == pytest.approx(3.0 / np.log(2) / 9)
+    assert carried_rows(lake.snapshot(), "new", "another scorer").is_empty()
+    lake.close()

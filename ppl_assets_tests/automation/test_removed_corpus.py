@@ -1,0 +1,84 @@
+"""What a removed, renamed or found corpus does to a finished study: nothing that is gone may be selected."""
+
+import shutil
+
+import polars as pl
+import pytest
+
+from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.plan import status_lines
+from ppl_assets.law.assets import comparable_losses
+from ppl_assets.perplexity.candidates import selectable_chunks
+from ppl_assets.subset.assets import trained_strategies
+from ppl_assets.tables import (
+    CHUNKS,
+    FINAL_SUBSET,
+    PERPLEXITY_LANDSCAPE,
+    PERPLEXITY_SCORES,
+    SELECTION_REPORT,
+    SELECTIONS,
+)
+from ppl_assets_tests.conftest import STUDY
+
+AFTERWARDS = ("draw_landscape", "select_subset", "write_report")
+"""What follows a vanished partition by itself; see test_sensors."""
+
+
+@pytest.fixture
+def without_hard(study):
+    """The finished study after corpus ``hard`` was taken out of it."""
+    before, after = STUDY.split("[corpora.hard]")
+    study.file.write_text(before + after[after.index("[corpora.general]") :])
+    for job in AFTERWARDS:
+        assert study.materialize(job).success
+    return study
+
+
+def test_a_removed_corpus_leaves_candidates_landscape_and_subset_and_no_trial_is_lost(finished_study, without_hard):
+    platform = without_hard.platform
+    snapshot = platform.lake.snapshot()
+    assert set(selectable_chunks(snapshot, platform.study.corpus_partitions())["corpus"]) == {"easy"}
+    assert "corpus:hard" not in snapshot.read(PERPLEXITY_LANDSCAPE)["scope"].to_list()
+    assert set(snapshot.read(FINAL_SUBSET)["corpus"]) == {"easy"}
+    selection = snapshot.only_row(SELECTIONS)
+    assert selection["selection_id"] != finished_study.platform.lake.snapshot().only_row(SELECTIONS)["selection_id"]
+    assert snapshot.only_row(SELECTION_REPORT)["selection_id"] == selection["selection_id"]
+    assert "selected" not in trained_strategies(platform.study, platform.lake, snapshot)
+    # The test set is that of the trials until test documents are drawn again, so the law is still of its losses.
+    before = comparable_losses(finished_study.platform.study, finished_study.platform.lake.snapshot())
+    assert comparable_losses(platform.study, snapshot).height == before.height > 0
+
+
+def test_the_rows_of_a_removed_corpus_stay_in_the_lake_and_serve_when_it_comes_back(without_hard):
+    snapshot = without_hard.platform.lake.snapshot()
+    assert not snapshot.read(CHUNKS, ["chunk_id"], {"corpus": "hard"}).is_empty()
+    without_hard.file.write_text(STUDY)
+    assert without_hard.materialize("draw_landscape").success
+    assert "corpus:hard" in without_hard.platform.lake.snapshot().read(PERPLEXITY_LANDSCAPE)["scope"].to_list()
+
+
+def test_a_renamed_corpus_is_not_scored_again(study):
+    before = study.platform.lake.snapshot().read(PERPLEXITY_SCORES).filter(pl.col("corpus") == "hard")
+    study.file.write_text(STUDY.replace("[corpora.hard]", "[corpora.difficult]"))
+    assert study.materialize("chunk_corpus", "difficult").success
+    done = study.materialize("score_corpus", "difficult")
+    assert done.success
+    assert done.asset_materializations_for_node("perplexity_scores")[0].metadata["chunks_computed"].value == 0
+    after = study.platform.lake.snapshot().read(PERPLEXITY_SCORES).filter(pl.col("corpus") == "difficult")
+    both = after.join(before, on="chunk_id", suffix="_before")
+    assert both.height == after.height > 0
+    for column in ("nll", "ppl", "bits_per_byte", "scored_bytes"):
+        assert (both[column] == both[f"{column}_before"]).all()
+
+
+def test_status_names_what_was_found_and_what_was_passed_over(study):
+    for name in ("late", "My Notes"):
+        (study.folder / "inbox" / name).mkdir(parents=True)
+        shutil.copy(study.folder / "corpora/easy/doc-000.txt", study.folder / "inbox" / name)
+    study.file.write_text(STUDY + '[discovery]\nfolder = "inbox"\n')
+    with study_instance(study.platform.study) as instance:
+        lines = status_lines(study.platform, instance)
+        assert "late" in instance.get_dynamic_partitions("corpus")
+    assert "chunks                 1 of 4 to compute: late" in lines
+    assert "found in inbox: late" in lines
+    assert any("My Notes is passed over" in line for line in lines)
