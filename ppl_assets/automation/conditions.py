@@ -93,7 +93,7 @@ FOLLOW_LANDSCAPE = _follow(
 )
 """Below the landscape and the chunks that it is drawn of: chunks alone are not waited for, since those of a new corpus
 are there a run before their scores, and what is selected from them then is selected again. Whatever chunks change, the
-landscape is drawn next; where its figures stay as they were (files were renamed, say), that it was drawn still counts."""
+landscape is drawn next; that it was drawn counts, since files may have been renamed where its figures stay the same."""
 
 CONDITIONS: dict[str, dg.AutomationCondition] = {
     "chunks": FOLLOW_FILES,
