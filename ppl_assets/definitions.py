@@ -22,7 +22,11 @@ from ppl_assets.trials import assets as trials
 STAGES = (corpus, perplexity, regimes, trials, law, subset)
 """The stages in the order in which the data runs."""
 
-START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+START_METHOD: dict[str, Any] = (
+    {"forkserver": {"preload_modules": [__name__]}}
+    if "forkserver" in multiprocessing.get_all_start_methods()
+    else {"spawn": {}}
+)
 """How a run starts the process of a step: from one that has imported this module already, where the system can. An
 asset with its checks is four or five steps, and importing takes some ten seconds on a small machine."""
 
@@ -35,7 +39,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         jobs=[*JOBS, maintenance.JOB],
         schedules=[*SCHEDULES, maintenance.SCHEDULE],
         sensors=build_sensors(),
-        executor=dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": {START_METHOD: {}}}),
+        executor=dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": START_METHOD}),
         resources={"platform": Platform(), **(resource_overrides or {})},
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.declarative_automation.operators.dep_operators import DepsAutomationCondition
 
 When = dg.AutomationCondition
 
@@ -40,9 +41,12 @@ class CorporaChanged(dg.AutomationCondition[dg.AssetKey]):
         return dg.AutomationResult(context, subset, cursor=cursor)
 
 
-def _follow(
-    changed: dg.AutomationCondition, label: str, also: dg.AutomationCondition | None = None
-) -> dg.AutomationCondition:
+def _in_deps(changed: dg.AutomationCondition) -> DepsAutomationCondition[Any]:
+    """A dependency changed in a run that did not run this asset too, or will be requested on this tick."""
+    return When.any_deps_match((changed & ~When.executed_with_root_target()) | When.will_be_requested())
+
+
+def _follow(updated: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
     """Run what changed, once for each change, and once more where the run failed.
 
     ``eager()`` with three differences. It forgets an update that comes while a run of the asset is in flight, since the
@@ -52,15 +56,10 @@ def _follow(
     does not respect a blocking check that failed in another run.
 
     Args:
-        changed: what of a dependency counts as a change.
+        updated: what counts as a change.
         label: name in the UI.
-        also: what counts as a change beside that.
     """
-    # A dependency changed in a run that did not run this asset too, or will be requested on this tick.
-    updated: dg.AutomationCondition = When.any_deps_match(
-        (changed & ~When.executed_with_root_target()) | When.will_be_requested()
-    )
-    updated = (updated | also if also else updated).with_label("any_deps_changed")
+    updated = updated.with_label("any_deps_changed")
     # Latched until the next change or success, so that only the first failure makes it true anew.
     has_failed = When.execution_failed().newly_true().since(updated | When.newly_updated() | When.initial_evaluation())
     wish = When.newly_missing() | updated | has_failed.newly_true().with_label("failed_first")
@@ -75,21 +74,32 @@ def _follow(
     ).with_label(label)
 
 
-FOLLOW_FILES = _follow(When.newly_updated(), "follow_files")
+FOLLOW_FILES = _follow(_in_deps(When.newly_updated()), "follow_files")
 """Directly below the observed corpora: a new content version fires it, the same version observed again does not."""
 
-FOLLOW_CONTENT = _follow(When.data_version_changed(), "follow_content")
+FOLLOW_CONTENT = _follow(_in_deps(When.data_version_changed()), "follow_content")
 """Below materialized assets: their every materialization would count as a change otherwise, even where the content is
 equal (dagster#25439)."""
 
-FOLLOW_CORPORA = _follow(When.data_version_changed(), "follow_corpora", CorporaChanged())
+FOLLOW_CORPORA = _follow(_in_deps(When.data_version_changed()) | CorporaChanged(), "follow_corpora")
 """Over all corpora: as above, and where a corpus is removed, or comes back as it was."""
+
+LANDSCAPE = dg.AssetSelection.assets("perplexity_landscape")
+
+FOLLOW_LANDSCAPE = _follow(
+    _in_deps(When.newly_updated()).allow(LANDSCAPE)
+    | _in_deps(When.data_version_changed()).ignore(LANDSCAPE | dg.AssetSelection.assets("chunks")),
+    "follow_landscape",
+)
+"""Below the landscape and the chunks that it is drawn of: chunks alone are not waited for, since those of a new corpus
+are there a run before their scores, and what is selected from them then is selected again. Whatever chunks change, the
+landscape is drawn next; that it was drawn counts, since files may have been renamed where its figures stay the same."""
 
 CONDITIONS: dict[str, dg.AutomationCondition] = {
     "chunks": FOLLOW_FILES,
     "perplexity_scores": FOLLOW_CONTENT,
     "perplexity_landscape": FOLLOW_CORPORA,
-    "final_subset": FOLLOW_CONTENT,
+    "final_subset": FOLLOW_LANDSCAPE,
     "selection_report": FOLLOW_CONTENT,
 }
 """The assets that run by themselves, and why they do."""
