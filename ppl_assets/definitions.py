@@ -5,7 +5,9 @@ from typing import Any
 
 import dagster as dg
 
+from ppl_assets.automation.broken import LOOK_DAILY, nothing_is_broken
 from ppl_assets.automation.conditions import with_conditions
+from ppl_assets.automation.history import FORGET_WEEKLY, forget_old_runs
 from ppl_assets.automation.jobs import JOBS, SCHEDULES
 from ppl_assets.corpus import assets as corpus
 from ppl_assets.law import assets as law
@@ -19,14 +21,16 @@ STAGES = (corpus, perplexity, regimes, trials, law, subset)
 """The stages in the order in which the data runs."""
 
 
-def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """The definitions, with resources replaced where a test or another deployment gives its own."""
+def build_defs(
+    resource_overrides: Mapping[str, Any] | None = None, executor: dg.ExecutorDefinition | None = None
+) -> dg.Definitions:
+    """The definitions, with resources and executor replaced where a test or another deployment gives its own."""
     return dg.Definitions(
         assets=with_conditions([asset for stage in STAGES for asset in stage.ASSETS]),
-        asset_checks=[check for stage in STAGES for check in stage.CHECKS],
-        jobs=JOBS,
-        schedules=SCHEDULES,
-        executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+        asset_checks=[*(check for stage in STAGES for check in stage.CHECKS), nothing_is_broken],
+        jobs=[*JOBS, forget_old_runs],
+        schedules=[*SCHEDULES, LOOK_DAILY, FORGET_WEEKLY],
+        executor=executor or dg.multiprocess_executor.configured({"max_concurrent": 2}),
         resources={"platform": Platform(), **(resource_overrides or {})},
     )
 

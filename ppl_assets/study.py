@@ -47,6 +47,9 @@ class StudySection(Section):
     name: str = Field("study", pattern=PARTITION_KEY.pattern + "$", description="Short name, shown in the report.")
     seed: int = Field(20251221, ge=0, description="Every random choice derives from it.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where scoring and training run.")
+    gpu_steps: int = Field(
+        1, ge=1, le=64, description="Scoring and training steps at a time, over all runs: as many as fit the device."
+    )
 
 
 class StorageSection(Section):
@@ -55,6 +58,9 @@ class StorageSection(Section):
     root: Path = Field(Path("data"), description="Folder of everything this study writes.")
     catalog: str = Field("", description="DuckLake catalog, e.g. postgres:dbname=lake; empty: SQLite under root.")
     tables: str = Field("", description="Where table files lie, e.g. s3://bucket/lake; empty: a folder under root.")
+    keep_runs_days: int = Field(
+        90, ge=1, description="Days after which runs in the UI's history that nothing refers to are forgotten."
+    )
 
 
 class CorpusSection(Section):

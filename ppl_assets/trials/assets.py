@@ -15,7 +15,7 @@ from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.assets import regime_partitions
 from ppl_assets.regimes.cost import budget_problem, cost_of_trials
 from ppl_assets.regimes.stored import all_trials, trial_subset
-from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
+from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, in_plain_words, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import TRIAL_LOSSES
 from ppl_assets.trials.checkpoints import CheckpointFolder
@@ -80,6 +80,7 @@ def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition
         "from its last checkpoint."
     ),
 )
+@in_plain_words
 def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Train one trial and measure it.
 
@@ -93,7 +94,7 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     name = inputs.facts["trial_fingerprint"]
     if commit is None:
         rows = step.snapshot.read(TRIAL_LOSSES, where={"trial_fingerprint": name}).sort("point")
-        if rows.is_empty():
+        if rows.is_empty() or step.is_forced:
             rows = _trained(study, step, name)
         rows = rows.with_columns(trial=pl.lit(step.partition))
         commit = step.write(

@@ -1,0 +1,101 @@
+"""Backfills as the UI starts them, worked off by the daemon's own code; and the pool that limits them."""
+
+import json
+import threading
+import time
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+
+from ppl_assets.automation.instance import study_instance
+from ppl_assets.resources import FORCE_TAG, GPU_POOL
+from ppl_assets.tables import CHUNKS, TRIAL_LOSSES
+from ppl_assets_tests.automation.daemon import daemon_works_off, launch_backfill, run_in_process
+from ppl_assets_tests.conftest import TinyStudy, prose
+
+CORPORA = 40
+"""200 are backfilled by ``benchmarks/backfill.py``."""
+
+TRIALS = 40
+
+
+@pytest.fixture
+def backfilled(study, monkeypatch, tmp_path):
+    """Backfills an asset of a copy of the finished study through the daemon."""
+    run_in_process(monkeypatch, tmp_path)
+    monkeypatch.setenv("PPL_ASSETS_STUDY", str(study.file))
+
+    def run(asset: str, partitions, tags=None) -> BulkActionStatus:
+        with study_instance(study.platform.study) as instance:
+            return daemon_works_off(instance, launch_backfill(instance, study.definitions, asset, partitions, tags))
+
+    return run
+
+
+def add_corpora(study: TinyStudy, number: int) -> list[str]:
+    """So many corpora more, of one small file each."""
+    names = [f"c{n:03d}" for n in range(number)]
+    for n, name in enumerate(names):
+        folder = study.folder / "corpora" / name
+        folder.mkdir()
+        (folder / "only.jsonl").write_text(json.dumps({"text": prose(5000 + n, 120, 200, 0.6)}) + "\n")
+    sections = "".join(f'\n[corpora.{name}]\npath = "corpora/{name}"\n' for name in names)
+    study.file.write_text(study.file.read_text() + sections)
+    return names
+
+
+def test_a_backfill_of_many_corpora_goes_through(study, backfilled):
+    names = add_corpora(study, CORPORA)
+    assert backfilled("chunks", names) == BulkActionStatus.COMPLETED_SUCCESS
+    found = study.platform.lake.snapshot().read(CHUNKS, ["corpus"])["corpus"].unique()
+    assert set(found) == {*names, "easy", "hard", "general"}
+    with study_instance(study.platform.study) as instance:
+        assert set(names) <= instance.get_materialized_partitions(dg.AssetKey("chunks"))
+
+
+def test_a_backfill_of_many_trials_goes_through(study, backfilled, monkeypatch):
+    for key, value in {"REGIMES__REPEATS": 3, "TRIALS__TOKENS": 256, "TRIALS__POINTS": 2}.items():
+        monkeypatch.setenv(f"PPL__{key}", str(value))
+    assert study.materialize("design_trials").success
+    with study_instance(study.platform.study) as instance:
+        trials = instance.get_dynamic_partitions("trial")[:TRIALS]
+    assert len(trials) == TRIALS
+    assert backfilled("trial_losses", trials) == BulkActionStatus.COMPLETED_SUCCESS
+    trained = study.platform.lake.snapshot().commits("trial_losses")
+    assert set(trials) <= set(trained)
+    assert study.platform.lake.snapshot().read(TRIAL_LOSSES)["trial_fingerprint"].n_unique() >= TRIALS
+
+
+def test_partitions_that_do_not_follow_each_other_are_backfilled_and_no_other(study, backfilled):
+    before = study.platform.lake.snapshot().commits("perplexity_scores")
+    assert backfilled("perplexity_scores", ["easy", "hard"], {FORCE_TAG: "true"}) == BulkActionStatus.COMPLETED_SUCCESS
+    after = study.platform.lake.snapshot().commits("perplexity_scores")
+    assert {name for name in after if after[name].run_id != before[name].run_id} == {"easy", "hard"}
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_never_more_steps_of_the_pool_at_a_time_than_the_study_says(limit, tmp_path, monkeypatch, finished_study):
+    monkeypatch.setenv("PPL__STORAGE__ROOT", str(tmp_path))
+    monkeypatch.setenv("PPL__STUDY__GPU_STEPS", str(limit))
+    at_work, most, lock = [], [], threading.Lock()
+
+    @dg.asset(pool=GPU_POOL)
+    def trained() -> None:
+        with lock:
+            at_work.append(1)
+            most.append(len(at_work))
+        time.sleep(0.3)
+        with lock:
+            at_work.pop()
+
+    with study_instance(finished_study.platform.study) as instance:
+        runs = [
+            threading.Thread(target=dg.materialize, args=([trained],), kwargs={"instance": instance}) for _ in range(4)
+        ]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+    assert len(most) == 4
+    assert max(most) == limit
