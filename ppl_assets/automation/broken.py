@@ -115,7 +115,7 @@ def _with_status(run_ids: set[str], status: dg.DagsterRunStatus, instance: dg.Da
 def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str, str]:
     """Corpora that could not be looked at; a look at one corpus speaks of that alone, any other of all.
 
-    Looks of the nightly schedule are runs of a job without a name of its own, so runs are told by what they target.
+    A look may be a run of the job, of the nightly schedule, or of a backfill.
     """
     reasons: dict[str, str] = {}
     undecided = set(keys)
@@ -133,7 +133,7 @@ def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str
 
 
 def _observes(run: dg.DagsterRun) -> bool:
-    return run.job_name == observe_corpora.name or set(run.asset_selection or ()) == {dg.AssetKey(OBSERVED)}
+    return observe_corpora.name in run.job_name or set(run.asset_selection or ()) == {dg.AssetKey(OBSERVED)}
 
 
 def _why(run_id: str, instance: dg.DagsterInstance) -> str:

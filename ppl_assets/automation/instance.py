@@ -5,12 +5,13 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
 import psutil
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from filelock import FileLock
 
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, STRATEGY_PARTITIONS
 from ppl_assets.study import Study
@@ -109,10 +110,13 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 @contextmanager
 def study_instance(study: Study) -> Iterator[dg.DagsterInstance]:
     """The instance of a study: its corpora and strategies registered, the GPU pool limited to the study's devices."""
-    dagster_home(study)
-    with dg.DagsterInstance.get() as instance:
-        sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
-        sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, study.study.gpu_steps)
-        bury_dead_runs(instance)
+    home = dagster_home(study)
+    with ExitStack() as stack:
+        # two processes that make the history's tables at the same time stumble over each other's migrations
+        with FileLock(home / ".begin.lock"):
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
+            sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
+            instance.event_log_storage.set_concurrency_slots(GPU_POOL, study.study.gpu_steps)
+            bury_dead_runs(instance)
         yield instance

@@ -1,13 +1,17 @@
 """The instance of a study: limits, runs that died, slots that are freed, many processes that begin at once."""
 
+import logging
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import dagster as dg
 import psutil
 import pytest
 from dagster._core.events import EngineEventData
+from dagster._core.test_utils import freeze_time
+from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
 
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.resources import GPU_POOL, Platform
@@ -18,7 +22,7 @@ path = "notes"
 [base_model]
 source = "some/model"
 [selection]
-tokens = 1000
+tokens = 100_000
 """
 
 
@@ -77,6 +81,11 @@ def test_the_daemon_looks_for_dead_runs_and_frees_their_slots_within_a_minute(st
         settings = instance.run_monitoring_settings
         assert instance.run_monitoring_enabled
         assert settings["poll_interval_seconds"] + settings["free_slots_after_run_end_seconds"] <= 60
+        run = launched_by_the_ui(instance, 1)
+        instance.report_run_canceled(run)
+        with freeze_time(time.time() + 60.0):
+            list(execute_concurrency_slots_iteration(SimpleNamespace(instance=instance), logging.getLogger()))
+        assert not instance.event_log_storage.get_concurrency_info(GPU_POOL).claimed_slots
 
 
 def test_old_ticks_are_forgotten(study):
