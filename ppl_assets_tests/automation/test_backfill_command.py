@@ -24,8 +24,8 @@ from ppl_assets.tables import (
     TRIAL_LOSSES,
 )
 
-TIMINGS = {"seconds", "tokens_per_second", "elapsed", "exported_snapshot"}
-"""Columns that say how long it took, or when."""
+TIMINGS = {"seconds", "tokens_per_second", "path"}
+"""Columns that say how long it took, and where: in a copy, its own folder."""
 
 FORCED = {
     "test_documents": (TEST_DOCUMENTS, [""]),

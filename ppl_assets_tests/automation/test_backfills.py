@@ -9,12 +9,12 @@ import pytest
 from dagster._core.execution.backfill import BulkActionStatus
 
 from ppl_assets.automation.instance import study_instance
-from ppl_assets.resources import FORCE_TAG, GPU_POOL
+from ppl_assets.resources import FORCE_TAG, GPU_POOL, Platform
 from ppl_assets.tables import CHUNKS, TRIAL_LOSSES
 from ppl_assets_tests.automation.daemon import daemon_works_off, launch_backfill, run_in_process
 from ppl_assets_tests.conftest import TinyStudy, prose
 
-CORPORA = 40
+CORPORA = 20
 """200 are backfilled by ``benchmarks/backfill.py``."""
 
 TRIALS = 40
@@ -31,6 +31,21 @@ def backfilled(study, monkeypatch, tmp_path):
             return daemon_works_off(instance, launch_backfill(instance, study.definitions, asset, partitions, tags))
 
     return run
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """A study with nothing in it."""
+
+    def make(gpu_steps: int):
+        monkeypatch.setenv("PPL__STUDY__GPU_STEPS", str(gpu_steps))
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "study.toml").write_text(
+            '[corpora.notes]\npath = "notes"\n[base_model]\nsource = "some/model"\n[selection]\ntokens = 100_000\n'
+        )
+        return Platform(study_path=str(tmp_path / "study.toml")).study
+
+    return make
 
 
 def add_corpora(study: TinyStudy, number: int) -> list[str]:
@@ -55,7 +70,7 @@ def test_a_backfill_of_many_corpora_goes_through(study, backfilled):
 
 
 def test_a_backfill_of_many_trials_goes_through(study, backfilled, monkeypatch):
-    for key, value in {"REGIMES__REPEATS": 3, "TRIALS__TOKENS": 256, "TRIALS__POINTS": 2}.items():
+    for key, value in {"REGIMES__REPEATS": 3, "TRIALS__TOKENS": 512, "TRIALS__SPAN": 4, "TRIALS__POINTS": 2}.items():
         monkeypatch.setenv(f"PPL__{key}", str(value))
     assert study.materialize("design_trials").success
     with study_instance(study.platform.study) as instance:
@@ -74,28 +89,21 @@ def test_partitions_that_do_not_follow_each_other_are_backfilled_and_no_other(st
     assert {name for name in after if after[name].run_id != before[name].run_id} == {"easy", "hard"}
 
 
-@pytest.mark.parametrize("limit", [1, 2])
-def test_never_more_steps_of_the_pool_at_a_time_than_the_study_says(limit, tmp_path, monkeypatch, finished_study):
-    monkeypatch.setenv("PPL__STORAGE__ROOT", str(tmp_path))
-    monkeypatch.setenv("PPL__STUDY__GPU_STEPS", str(limit))
-    at_work, most, lock = [], [], threading.Lock()
+@pytest.mark.parametrize(("limit", "waits"), [(1, True), (2, False)])
+def test_a_step_of_the_pool_waits_until_fewer_are_at_work_than_the_study_says(limit, waits, fresh):
+    """Another run holds a slot for three seconds."""
+    started: list[float] = []
 
     @dg.asset(pool=GPU_POOL)
     def trained() -> None:
-        with lock:
-            at_work.append(1)
-            most.append(len(at_work))
-        time.sleep(0.3)
-        with lock:
-            at_work.pop()
+        started.append(time.monotonic())
 
-    with study_instance(finished_study.platform.study) as instance:
-        runs = [
-            threading.Thread(target=dg.materialize, args=([trained],), kwargs={"instance": instance}) for _ in range(4)
-        ]
-        for run in runs:
-            run.start()
-        for run in runs:
-            run.join()
-    assert len(most) == 4
-    assert max(most) == limit
+    with study_instance(fresh(gpu_steps=limit)) as instance:
+        slots = instance.event_log_storage
+        assert slots.claim_concurrency_slot(GPU_POOL, "another-run", "perplexity_scores").is_claimed
+        began = time.monotonic()
+        release = threading.Timer(3.0, slots.free_concurrency_slots_for_run, ["another-run"])
+        release.start()
+        assert dg.materialize([trained], instance=instance).success
+        release.join()
+    assert (started[0] - began >= 3.0) == waits
