@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from ppl_assets.errors import UserError
-from ppl_assets.perplexity.device import is_out_of_memory
 
 
 class MachineError(UserError):
@@ -56,6 +57,15 @@ _LESS_MEMORY = {
 
 _FEWER_CHUNKS = "lower chunks.max_tokens, or corpora.NAME.sample"
 """For everything that holds one row a chunk."""
+
+
+_MEMORY_SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def machine_failure(error: BaseException, asset: str, folder: Path) -> MachineError | None:

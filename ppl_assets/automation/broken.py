@@ -168,7 +168,7 @@ def nothing_is_broken(context: dg.AssetCheckExecutionContext, platform: Platform
     found = find_broken(platform, context.instance)
     rows = [(one.asset, partition, reason, one.command) for one in found for partition, reason in one.reasons.items()]
     sentence = " ".join(one.sentence for one in found) or "Nothing is broken."
-    metadata: dict[str, object] = {"broken": len(rows)}
+    metadata: dict[str, dg.MetadataValue | int] = {"broken": len(rows)}
     if rows:
         table = pl.DataFrame(rows, schema=["asset", "partition", "what is wrong", "command"], orient="row")
         metadata["what"] = dg.MetadataValue.md(as_markdown_table(table))

@@ -70,7 +70,13 @@ def test_a_backfill_of_many_corpora_goes_through(study, backfilled):
 
 
 def test_a_backfill_of_many_trials_goes_through(study, backfilled, monkeypatch):
-    for key, value in {"REGIMES__REPEATS": 3, "TRIALS__TOKENS": 512, "TRIALS__SPAN": 4, "TRIALS__POINTS": 2}.items():
+    for key, value in {
+        "REGIMES__GRID": 5,
+        "REGIMES__REPEATS": 16,
+        "TRIALS__TOKENS": 512,
+        "TRIALS__SPAN": 4,
+        "TRIALS__POINTS": 2,
+    }.items():
         monkeypatch.setenv(f"PPL__{key}", str(value))
     assert study.materialize("design_trials").success
     with study_instance(study.platform.study) as instance:
