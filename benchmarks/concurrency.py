@@ -160,9 +160,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     note(f"{options.writers} writers and {options.readers} readers for {options.seconds:g} s")
     figures = concurrency(options.writers, options.readers, options.seconds)
-    print_figures({"machine": device_name("cpu"), **versions(), **figures}, options.json)
+    print_figures({"machine": device_name("cpu"), "load_before": load, **versions(), **figures}, options.json)
 
 
 if __name__ == "__main__":

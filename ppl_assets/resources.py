@@ -38,6 +38,10 @@ CORPUS_PARTITIONS = dg.DynamicPartitionsDefinition(name="corpus")
 TRIAL_PARTITIONS = dg.DynamicPartitionsDefinition(name="trial")
 STRATEGY_PARTITIONS = dg.DynamicPartitionsDefinition(name="strategy")
 
+ALL_CORPORA = dg.AllPartitionMapping()
+"""How trials and strategies depend on a table of corpora: on all of it. Dagster would take a trial's name for that of a
+corpus, and refuse to backfill."""
+
 GPU_POOL = "gpu"
 """Pool of every step that runs the model: its limit is the number of devices."""
 

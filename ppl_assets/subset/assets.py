@@ -20,6 +20,7 @@ from ppl_assets.regimes.cost import measured_prefixes
 from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import StoredPool, read_pool, stored_pool
 from ppl_assets.resources import (
+    ALL_CORPORA,
     GPU_POOL,
     STRATEGY_PARTITIONS,
     Inputs,
@@ -268,7 +269,7 @@ def trained_strategies(study: Study, lake: Lake, snapshot: Snapshot) -> list[str
 
 @dg.asset(
     group_name="subset",
-    deps=[final_subset, perplexity_landscape, base_model, chunks],
+    deps=[final_subset, perplexity_landscape, base_model, dg.AssetDep(chunks, partition_mapping=ALL_CORPORA)],
     partitions_def=STRATEGY_PARTITIONS,
     kinds={"pytorch", "duckdb"},
     code_version=CODE_VERSION,

@@ -19,6 +19,17 @@ CORPORA = 20
 
 TRIALS = 40
 
+SHORT = {
+    "REGIMES__GRID": 5,
+    "REGIMES__REPEATS": 16,
+    "TRIALS__TOKENS": 512,
+    "TRIALS__SPAN": 4,
+    "TRIALS__POINTS": 2,
+    "HELD_OUT__TEST_TOKENS": 256,
+    "HELD_OUT__GENERAL_TOKENS": 64,
+}
+"""More trials than that, of four steps each."""
+
 
 @pytest.fixture
 def backfilled(study, monkeypatch, tmp_path):
@@ -70,13 +81,7 @@ def test_a_backfill_of_many_corpora_goes_through(study, backfilled):
 
 
 def test_a_backfill_of_many_trials_goes_through(study, backfilled, monkeypatch):
-    for key, value in {
-        "REGIMES__GRID": 5,
-        "REGIMES__REPEATS": 16,
-        "TRIALS__TOKENS": 512,
-        "TRIALS__SPAN": 4,
-        "TRIALS__POINTS": 2,
-    }.items():
+    for key, value in SHORT.items():
         monkeypatch.setenv(f"PPL__{key}", str(value))
     assert study.materialize("design_trials").success
     with study_instance(study.platform.study) as instance:
