@@ -38,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="the Dagster UI and daemon on this study")
     ui.add_argument("--port", type=int, default=3000)
     ui.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise: the UI has no login")
+    ui.add_argument("--path-prefix", default="", help="e.g. /ppl, where a proxy shows the UI below a path")
+    ui.add_argument("--read-only", action="store_true", help="nothing can be started, and no daemon runs")
     ui.set_defaults(action=_ui)
     sql = commands.add_parser("sql", help="a DuckDB prompt on the study's lake")
     sql.add_argument("query", nargs="?", help="run one query and leave")
@@ -47,6 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     lineage.set_defaults(action=_lineage)
     status = commands.add_parser("status", help="what is up to date and what would be computed")
     status.set_defaults(action=_status)
+    backfill = commands.add_parser("backfill", help="run one asset for any of its partitions, in one process")
+    backfill.add_argument("asset", nargs="?", default="", help="e.g. chunks or trial_losses")
+    which = backfill.add_mutually_exclusive_group()
+    which.add_argument("--partitions", default="", help="names with commas between them, in any order")
+    which.add_argument("--all", action="store_true", help="all partitions")
+    which.add_argument("--failed", action="store_true", help="those whose latest run or blocking check failed")
+    backfill.add_argument("--force", action="store_true", help="compute anew what its inputs already made")
+    backfill.set_defaults(action=_backfill)
     validate = commands.add_parser("validate", help="load workspace.yaml as Dagster does")
     validate.set_defaults(action=_validate)
     add_commands(commands)
@@ -91,7 +101,10 @@ def _ui(options: argparse.Namespace) -> int:
         platform.lake.snapshot()
     platform.lake.close()
     environment = {**os.environ, "PPL_ASSETS_STUDY": str(platform.study_file)}
-    command = [_program("dagster"), "dev", "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
+    if options.path_prefix:  # an option of the webserver that `dagster dev` does not pass on
+        environment["DAGSTER_WEBSERVER_PATH_PREFIX"] = options.path_prefix
+    program = [_program("dagster-webserver"), "--read-only"] if options.read_only else [_program("dagster"), "dev"]
+    command = [*program, "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command line
 
 
@@ -118,15 +131,35 @@ def _lineage(options: argparse.Namespace) -> int:
 
 
 def _status(_options: argparse.Namespace) -> int:
+    from ppl_assets.automation.broken import broken_lines
     from ppl_assets.automation.instance import study_instance
     from ppl_assets.automation.plan import status_lines
     from ppl_assets.resources import Platform
 
     platform = Platform()
     with study_instance(platform.study) as instance:
-        for line in status_lines(platform, instance):
+        for line in [*status_lines(platform, instance), *broken_lines(platform, instance)]:
             print(line)  # noqa: T201 - the command's output
     return 0
+
+
+def _backfill(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ppl_assets.automation.backfill import Wanted, backfill, chosen_partitions
+    from ppl_assets.automation.instance import study_instance
+    from ppl_assets.definitions import defs
+    from ppl_assets.resources import Platform
+
+    platform, console = Platform(), Console(soft_wrap=True)
+    keys = [key for part in options.partitions.split(",") if (key := part.strip())]
+    with study_instance(platform.study) as instance:
+        wanted = Wanted(keys, options.all, options.failed)
+        partitions = chosen_partitions(options.asset, wanted, platform, instance)
+        outcome = backfill(defs, platform, instance, console, options.asset, partitions, is_forced=options.force)
+    if outcome.failed:
+        console.print(outcome.failure(platform), highlight=False, markup=False)
+    return 1 if outcome.failed else 0
 
 
 def _validate(_options: argparse.Namespace) -> int:

@@ -95,7 +95,7 @@ def _maintain(options: argparse.Namespace) -> int:
             instance=instance, run_config=given, raise_on_error=False, tags={LAUNCHER_TAG: this_process()}
         )
     if not result.success:
-        raise CommandError(cause_of(result))
+        raise CommandError(cause_of(result)[1])
     (event,) = result.asset_materializations_for_node("lake_maintenance")
     for name, value in event.metadata.items():
         if not name.startswith("dagster/"):

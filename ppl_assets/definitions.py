@@ -7,8 +7,10 @@ from typing import Any
 import dagster as dg
 
 from ppl_assets.automation import maintenance
+from ppl_assets.automation.broken import LOOK_DAILY, nothing_is_broken
 from ppl_assets.automation.checks import CHECKS
 from ppl_assets.automation.conditions import with_conditions
+from ppl_assets.automation.history import FORGET_WEEKLY, forget_old_runs
 from ppl_assets.automation.jobs import JOBS
 from ppl_assets.automation.sensors import SCHEDULES, build_sensors
 from ppl_assets.corpus import assets as corpus
@@ -31,15 +33,17 @@ START_METHOD: dict[str, Any] = (
 asset with its checks is four or five steps, and importing takes some ten seconds on a small machine."""
 
 
-def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """The definitions, with resources replaced where a test or another deployment gives its own."""
+def build_defs(
+    resource_overrides: Mapping[str, Any] | None = None, executor: dg.ExecutorDefinition | None = None
+) -> dg.Definitions:
+    """The definitions, with resources and executor replaced where a test or another deployment gives its own."""
     return dg.Definitions(
         assets=with_conditions([*(asset for stage in STAGES for asset in stage.ASSETS), maintenance.lake_maintenance]),
-        asset_checks=[*(check for stage in STAGES for check in stage.CHECKS), *CHECKS],
-        jobs=[*JOBS, maintenance.JOB],
-        schedules=[*SCHEDULES, maintenance.SCHEDULE],
+        asset_checks=[*(check for stage in STAGES for check in stage.CHECKS), *CHECKS, nothing_is_broken],
+        jobs=[*JOBS, maintenance.JOB, forget_old_runs],
+        schedules=[*SCHEDULES, maintenance.SCHEDULE, LOOK_DAILY, FORGET_WEEKLY],
         sensors=build_sensors(),
-        executor=dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": START_METHOD}),
+        executor=executor or dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": START_METHOD}),
         resources={"platform": Platform(), **(resource_overrides or {})},
     )
 

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydantic import Field
 from ppl_assets import __version__, progress
 from ppl_assets.column_sources import COLUMN_SOURCES
 from ppl_assets.discovery import listing
+from ppl_assets.failures import DeviceLostError, machine_failure
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Commit, Lake, Provenance, Snapshot, Write
 from ppl_assets.study import Study, discovery_folder, load_study
@@ -38,11 +39,20 @@ CORPUS_PARTITIONS = dg.DynamicPartitionsDefinition(name="corpus")
 TRIAL_PARTITIONS = dg.DynamicPartitionsDefinition(name="trial")
 STRATEGY_PARTITIONS = dg.DynamicPartitionsDefinition(name="strategy")
 
+ALL_CORPORA = dg.AllPartitionMapping()
+"""How trials and strategies depend on a table of corpora: on all of it. Dagster would take a trial's name for that of a
+corpus, and refuse to backfill."""
+
 GPU_POOL = "gpu"
 """Pool of every step that runs the model: its limit is the number of devices."""
 
 CORPORA_TAG = "ppl_assets/corpora"
 """Tag of a run that observes several corpora at once: their partition keys, with spaces between."""
+FORCE_TAG = "ppl_assets/force"
+"""Tag of a run that computes anew what its inputs already made; ``true`` in the UI's dialog, or ``--force``."""
+
+SECONDS_BEFORE_RETRY = 10
+"""How long a step waits for a lost GPU to come back."""
 
 Metadata = Mapping[str, Any]
 
@@ -98,8 +108,34 @@ class Platform(dg.ConfigurableResource):
         partition = context.partition_key if context.has_partition_key else ""
         asset = context.asset_key.to_user_string()
         price = self.study.study.device_hour_price if context.op_def.pool == GPU_POOL else None
-        snapshot = self.lake.snapshot()
-        return Step(self.lake, snapshot, asset, partition, context.run_id, code_version, context.log.info, price)
+        is_forced = context.run.tags.get(FORCE_TAG) == "true"
+        snapshot, say = self.lake.snapshot(), context.log.info
+        return Step(
+            self.lake, snapshot, asset, partition, context.run_id, code_version, say, price=price, is_forced=is_forced
+        )
+
+
+def in_plain_words(compute: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
+    """The body of an asset that says in one sentence what a failure of the machine means.
+
+    A lost GPU is tried once more: an executor that gives each step a process of its own begins with a sound device.
+    Everything else that fails would fail again.
+    """
+
+    @wraps(compute)
+    def body(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        try:
+            return compute(context, platform)
+        except Exception as error:
+            failure = machine_failure(error, context.asset_key.to_user_string(), platform.root)
+            if failure is None:
+                raise
+            if isinstance(failure, DeviceLostError):
+                failure.__cause__ = error
+                raise dg.RetryRequested(max_retries=1, seconds_to_wait=SECONDS_BEFORE_RETRY) from failure
+            raise failure from error
+
+    return body
 
 
 def _loaded(file: Path) -> Study:
@@ -140,6 +176,7 @@ class Step:
         code_version: version of the asset's code.
         log: writes a line to the run's log.
         price: of an hour of the device; 0 where the study names none, None where the step does not hold the device.
+        is_forced: whether everything is computed anew, whatever the inputs.
     """
 
     lake: Lake
@@ -150,6 +187,7 @@ class Step:
     code_version: str
     log: Callable[[str], None]
     price: float | None = None
+    is_forced: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def progress(self, unit: str) -> progress.Progress:
@@ -157,7 +195,11 @@ class Step:
         return progress.start(unit, self.log)
 
     def unchanged(self, inputs: Inputs) -> Commit | None:
-        """The commit that these very inputs already made, if there is one."""
+        """The commit that these very inputs already made, if there is one and the run is not forced."""
+        return None if self.is_forced else self.made_from(inputs)
+
+    def made_from(self, inputs: Inputs) -> Commit | None:
+        """The commit that these very inputs already made, in a forced run too."""
         latest = self.snapshot.latest(self.asset, self.partition)
         return latest if latest and latest.inputs == inputs.digest else None
 

@@ -47,6 +47,9 @@ class StudySection(Section):
     device_hour_price: float = Field(
         0.0, ge=0.0, description="What an hour of the device costs, in your currency; 0: hours alone are shown."
     )
+    gpu_steps: int = Field(
+        1, ge=1, le=64, description="Scoring and training steps at a time, over all runs: as many as fit the device."
+    )
 
 
 class StorageSection(Section):
@@ -63,6 +66,9 @@ class StorageSection(Section):
         description=(
             "Selections whose rows lake_maintenance keeps beyond that age: all, or those whose export lies on disk."
         ),
+    )
+    keep_runs_days: int = Field(
+        90, ge=1, description="Days after which runs in the UI's history that nothing refers to are forgotten."
     )
 
 

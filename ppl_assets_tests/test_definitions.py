@@ -79,6 +79,17 @@ def test_dependencies_run_the_way_the_data_runs():
     assert [name for name in order if name in chain] == chain
 
 
+def test_assets_with_partitions_of_different_kinds_depend_on_all_of_them():
+    graph, different = defs.resolve_asset_graph(), []
+    for key in graph.materializable_asset_keys:
+        for parent in graph.get(key).parent_keys:
+            kinds = graph.get(key).partitions_def, graph.get(parent).partitions_def
+            if None not in kinds and kinds[0] != kinds[1]:
+                different.append((key.to_user_string(), parent.to_user_string()))
+                assert isinstance(graph.get_partition_mapping(key, parent), dg.AllPartitionMapping)
+    assert sorted(different) == [("strategy_losses", "chunks"), ("trial_losses", "chunks")]
+
+
 def test_proposals_are_downstream_of_trials_and_no_asset_starts_trials_by_itself(specs):
     graph = defs.resolve_asset_graph()
     assert dg.AssetKey("trial_losses") in graph.get_ancestor_asset_keys(dg.AssetKey("next_trials"))

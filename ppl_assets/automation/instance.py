@@ -1,14 +1,17 @@
 """The Dagster instance of a study: its home, its partitions, and the limit of its GPU pool."""
 
 import os
+import re
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
 import psutil
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from filelock import FileLock
 
 from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, STRATEGY_PARTITIONS
 from ppl_assets.study import Study
@@ -23,7 +26,9 @@ def dagster_home(study: Study) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.is_file() or settings.read_bytes() != TEMPLATE.read_bytes():
-        shutil.copyfile(TEMPLATE, settings)
+        partial = settings.with_name(f".{settings.name}.{os.getpid()}-{threading.get_ident()}")
+        shutil.copyfile(TEMPLATE, partial)
+        partial.replace(settings)  # another process may be reading it
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
@@ -57,11 +62,33 @@ def _is_alive(identity: str) -> bool:
         return False
 
 
+_WORKER = re.compile(r"Started process for run \(pid: (\d+)\)")
+"""What Dagster writes into the history of a run that the UI or the daemon launched, once its process is there."""
+
+
+def _has_lost_its_process(run: dg.DagsterRun, instance: dg.DagsterInstance) -> bool:
+    """Whether the process of an unfinished run is gone; False where nothing tells which it was.
+
+    A process that began after the run's did is another one with its number.
+    """
+    if LAUNCHER_TAG in run.tags:
+        return not _is_alive(run.tags[LAUNCHER_TAG])
+    for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records:
+        found = _WORKER.search(record.event_log_entry.message)
+        if found:
+            try:
+                return bool(psutil.Process(int(found[1])).create_time() > record.event_log_entry.timestamp + 1.0)
+            except psutil.NoSuchProcess:
+                return True
+    return False
+
+
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark command-line runs whose process is gone as failed, and free what they hold of the pools.
+    """Mark runs whose process is gone as failed, and free what runs that are over hold of the pools.
 
     A killed process cannot say that its run ended: the run would stay "started" and keep its slot of the GPU pool, and
-    the next step would wait for it for ever, since no daemon runs beside the command line.
+    the next step would wait for it for ever. The UI's daemon looks for such runs every half minute, but those of a UI
+    that was killed have no daemon, and beside the command line none runs either.
 
     Returns:
         Ids of the runs that were buried.
@@ -69,7 +96,7 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-        if LAUNCHER_TAG in run.tags and not _is_alive(run.tags[LAUNCHER_TAG]):
+        if _has_lost_its_process(run, instance):
             instance.report_run_failed(run, "The process that ran this was ended before it finished.")
             dead.append(run.run_id)
     storage = instance.event_log_storage
@@ -82,11 +109,14 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 @contextmanager
 def study_instance(study: Study) -> Iterator[dg.DagsterInstance]:
-    """The instance of a study: its corpora and strategies registered, the GPU pool limited to one step."""
-    dagster_home(study)
-    with dg.DagsterInstance.get() as instance:
-        sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
-        sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, 1)
-        bury_dead_runs(instance)
+    """The instance of a study: its corpora and strategies registered, the GPU pool limited to the study's devices."""
+    home = dagster_home(study)
+    with ExitStack() as stack:
+        # two processes that make the history's tables at the same time stumble over each other's migrations
+        with FileLock(home / ".begin.lock"):
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
+            sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
+            instance.event_log_storage.set_concurrency_slots(GPU_POOL, study.study.gpu_steps)
+            bury_dead_runs(instance)
         yield instance

@@ -62,7 +62,7 @@ for _stage in (corpus_assets, perplexity_assets, regimes_assets, trials_assets, 
 def partitions_of(asset: str, platform: Platform, instance: dg.DagsterInstance) -> list[str]:
     """Partition keys of an asset in this study; one empty key where it has none."""
     study = platform.study
-    if asset in ("chunks", "perplexity_scores"):
+    if asset in ("raw_corpus", "chunks", "perplexity_scores"):
         return study.corpus_partitions()
     if asset == "trial_losses":
         return list(instance.get_dynamic_partitions(str(TRIAL_PARTITIONS.name)))

@@ -4,10 +4,11 @@ It runs the same jobs as the UI, in the same Dagster instance, so that a run fro
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -16,6 +17,7 @@ from ppl_assets.automation.instance import LAUNCHER_TAG, this_process
 from ppl_assets.automation.jobs import LOOP, STAGE_JOBS
 from ppl_assets.automation.plan import partitions_of, pending, remark
 from ppl_assets.errors import UserError
+from ppl_assets.failures import DeviceLostError, machine_failure
 from ppl_assets.resources import Platform
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -23,7 +25,13 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class RunError(UserError):
-    """A stage failed; the message is the sentence to show."""
+    """A stage failed; the message is the sentence to show.
+
+    Attributes:
+        ends_process: whether nothing more can be computed in this process: its GPU is lost.
+    """
+
+    ends_process = False
 
 
 @dataclass
@@ -106,7 +114,7 @@ def run_study(
     """
     with Display(console) as display, progress.listening(display.listen):
         display.begin("raw_corpus")
-        _execute(definitions, instance, "observe_corpora", None)
+        execute(definitions, platform, instance, "observe_corpora", None)
 
         def stage(outcome: StageOutcome) -> StageOutcome:
             return _stage(definitions, platform, instance, display, outcome)
@@ -133,9 +141,11 @@ def _stage(
     for partition in _partitions(asset, platform, instance, outcome):
         display.begin(f"{asset} {partition}".strip())
         try:
-            _execute(definitions, instance, STAGE_JOBS[asset].name, partition)
+            execute(definitions, platform, instance, STAGE_JOBS[asset].name, partition)
         except RunError as error:  # one broken corpus or trial does not keep the others from their turn
             failures.append(str(error))
+            if error.ends_process:
+                break
         else:
             outcome.computed += 1
     outcome.seconds = time.monotonic() - started
@@ -167,20 +177,33 @@ def _partitions(asset: str, platform: Platform, instance: dg.DagsterInstance, ou
             outcome.unchanged += 1
 
 
-def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, partition: str | None) -> None:
+def execute(
+    definitions: dg.Definitions,
+    platform: Platform,
+    instance: dg.DagsterInstance,
+    job: str,
+    partition: str | None,
+    tags: Mapping[str, str] | None = None,
+) -> dg.ExecuteInProcessResult:
     """Run one job in this process.
 
     Raises:
-        RunError: a step failed, or a blocking check did.
+        RunError: a step failed, or a blocking check did, or the history could not be written.
     """
-    result = definitions.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=partition or None,
-        run_config=QUIET,
-        raise_on_error=False,
-        tags={LAUNCHER_TAG: this_process()},
-    )
     where = f"{job} {partition or ''}".strip()
+    try:
+        result = definitions.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=partition or None,
+            run_config=QUIET,
+            raise_on_error=False,
+            tags={LAUNCHER_TAG: this_process(), **(tags or {})},
+        )
+    except Exception as error:  # of Dagster's own storage: a step's error is in its result
+        failure = machine_failure(error, job, platform.root)
+        if failure is None:
+            raise
+        raise RunError(f"{where}: {failure}") from error
     failed = [
         evaluation
         for evaluation in result.get_asset_check_evaluations()
@@ -191,8 +214,13 @@ def _execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str
     if not result.success:
         if _was_interrupted(result):
             raise KeyboardInterrupt
-        cause = cause_of(result).rstrip(".")
-        raise RunError(f"{where}: {cause}. The stack trace is in the UI under run {result.run_id[:8]}.")
+        kind, cause = cause_of(result)
+        failed_run = RunError(
+            f"{where}: {cause.rstrip('.')}. The stack trace is in the UI under run {result.run_id[:8]}."
+        )
+        failed_run.ends_process = kind == DeviceLostError.__name__
+        raise failed_run
+    return result
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -201,12 +229,16 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
-def cause_of(result: dg.ExecuteInProcessResult) -> str:
-    """The sentence of the error that a step raised: Dagster wraps it, and it may have causes of its own."""
+def cause_of(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
+    """Class and sentence of the error that a step raised."""
     for event in result.all_events:
-        error = event.step_failure_data.error if event.is_step_failure else None
-        if error is not None:
-            while error.cause and (error.cls_name or "").startswith("Dagster"):
-                error = error.cause
-            return error.message.strip().partition(": ")[2] or error.message.strip()
-    return "the run failed."
+        if event.is_step_failure and event.step_failure_data.error:
+            return innermost(event.step_failure_data.error)
+    return "", "the run failed."
+
+
+def innermost(error: SerializableErrorInfo) -> tuple[str, str]:
+    """Class and sentence of a step's own error: Dagster wraps it, and it may have causes of its own."""
+    while error.cause and (error.cls_name or "").startswith(("Dagster", "RetryRequested")):
+        error = error.cause
+    return error.cls_name or "", error.message.strip().partition(": ")[2] or error.message.strip()

@@ -19,7 +19,16 @@ from ppl_assets.corpus.tokenizer import cached_tokenizer
 from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot, Write
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.resources import CORPORA_TAG, CORPUS_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.resources import (
+    CORPORA_TAG,
+    CORPUS_PARTITIONS,
+    Inputs,
+    Platform,
+    Step,
+    column_schema,
+    in_plain_words,
+    table_metadata,
+)
 from ppl_assets.study import Study
 from ppl_assets.tables import BASE_MODEL, CHUNKS, CLEANING_COUNTS, REJECTED_ROWS, TEST_DOCUMENTS
 
@@ -107,6 +116,7 @@ def _held_out_corpora(study: Study, snapshot: Snapshot) -> tuple[str, str]:
         "the corpora by hash), and general text to measure forgetting."
     ),
 )
+@in_plain_words
 def test_documents(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Set test and general documents aside."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
@@ -179,6 +189,7 @@ def chunks_inputs_at(study: Study, snapshot: Snapshot, partition: str, version: 
         "Bad rows are listed in table rejected_rows, every document's fate in cleaning_counts."
     ),
 )
+@in_plain_words
 def chunks(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Clean, deduplicate and chunk one corpus; the old rows stay where anything fails."""
     study, step = platform.study, platform.step(context, CODE_VERSION)

@@ -28,7 +28,7 @@ from ppl_assets.regimes.assets import (
 from ppl_assets.regimes.cost import budget_problem, cost_of_trials, measured_prefixes
 from ppl_assets.regimes.pool import read_pool
 from ppl_assets.regimes.stored import all_trials, design_version, proposals
-from ppl_assets.resources import Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.resources import Inputs, Platform, Step, column_schema, in_plain_words, table_metadata
 from ppl_assets.study import Study
 from ppl_assets.tables import (
     FITTED_LAW,
@@ -99,6 +99,7 @@ def fitted_law_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition:
         "intervals, leave-one-run-out errors, the optimum with its kind. What is doubtful is said in plain words."
     ),
 )
+@in_plain_words
 def fitted_law(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Fit, judge and choose."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
@@ -236,11 +237,12 @@ def next_trials_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition
         "registered as partitions of trial_losses; or why no more are needed. In fixed mode nothing is proposed."
     ),
 )
+@in_plain_words
 def next_trials(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Decide, draw, register. Trials that were proposed for the present design stay as they are."""
     study, step = platform.study, platform.step(context, NEXT_CODE_VERSION)
     inputs = next_trials_inputs(study, step.lake, step.snapshot)
-    commit = step.unchanged(inputs)
+    commit = step.made_from(inputs)  # in a forced run too: to decide twice would propose twice
     if commit is None:
         commit = _decided(study, step, inputs)
     register_trials(context.instance, step.lake.snapshot())

@@ -26,7 +26,16 @@ from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
 from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
 from ppl_assets.perplexity.stored import content_versions, stored_base_model, study_policy
-from ppl_assets.resources import CORPUS_PARTITIONS, GPU_POOL, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.resources import (
+    CORPUS_PARTITIONS,
+    GPU_POOL,
+    Inputs,
+    Platform,
+    Step,
+    column_schema,
+    in_plain_words,
+    table_metadata,
+)
 from ppl_assets.study import Study
 from ppl_assets.tables import (
     BASE_MODEL,
@@ -80,6 +89,7 @@ def _is_in_place(base: BaseModel) -> bool:
         "GGUF file, or a small model that the pipeline pre-trains itself. Never pickle, never remote code."
     ),
 )
+@in_plain_words
 def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Resolve the base model, or pre-train it, and record its fingerprints."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
@@ -129,6 +139,7 @@ def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, part
         "killed run goes on where it was."
     ),
 )
+@in_plain_words
 def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Score what has no score yet under the scorer in force."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
@@ -142,8 +153,10 @@ def perplexity_scores(context: dg.AssetExecutionContext, platform: Platform) -> 
     if commit is None:
         stored = step.snapshot.read(PERPLEXITY_SCORES, where={"corpus": step.partition})
         is_ours = pl.col("scorer_id") == policy.scorer_id
-        stored = stored.filter(~(is_ours & (pl.col("status") == "non_finite")))  # computed once more
+        redone = is_ours & (pl.lit(step.is_forced) | (pl.col("status") == "non_finite"))
+        stored = stored.filter(~redone)
         carried = carried_rows(step.snapshot, step.partition, policy.scorer_id)
+        carried = carried.clear() if step.is_forced else carried
         known = {*stored.filter(is_ours)["chunk_id"], *carried["chunk_id"], *spool.rows()["chunk_id"]}
         sizes = step.snapshot.read(CHUNKS, ["chunk_id", "n_tokens"], {"corpus": step.partition})
         scored, facts = _scored(study, step, base, policy, spool, sizes, known)
@@ -279,6 +292,7 @@ def perplexity_landscape_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _
         "fence is set aside before any moment is taken, counted and shown."
     ),
 )
+@in_plain_words
 def perplexity_landscape(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Draw the landscape of candidates, test set, general text, and each corpus."""
     study, step = platform.study, platform.step(context, CODE_VERSION)

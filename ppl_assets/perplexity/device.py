@@ -1,4 +1,4 @@
-"""Which device the model runs on, and whether its memory ran out."""
+"""Which device the model runs on."""
 
 import torch
 
@@ -22,12 +22,3 @@ def resolve_device(wanted: str) -> str:
             "study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or a CUDA build of torch"
         )
     return wanted
-
-
-_MEMORY_SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _MEMORY_SIGNS)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.attention import restore_own_attention, use_document_attention
-from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import PROBE_DOCUMENTS, PROBE_TOKENS, backbone_states, tolerance
 from ppl_assets.perplexity.precision import computing_in
 

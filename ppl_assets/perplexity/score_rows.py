@@ -88,8 +88,12 @@ class ScoreSpool:
         """Keep one batch."""
         name = f"{max((int(file.stem) for file in self.folder.glob('*.parquet')), default=-1) + 1:06d}.parquet"
         partial = self.folder / f"{name}.part"
-        rows.write_parquet(partial)
-        flush(partial)
+        try:
+            rows.write_parquet(partial)
+            flush(partial)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         partial.rename(self.folder / name)
         flush(self.folder)
 

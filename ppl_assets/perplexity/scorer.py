@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.accepted import check_chunks
 from ppl_assets.perplexity.ahead import ahead
-from ppl_assets.perplexity.device import is_out_of_memory
 from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy

@@ -14,7 +14,15 @@ from ppl_assets.regimes.design import STEADY, Trial, build_trials, face_grid
 from ppl_assets.regimes.pool import Pool, read_pool, trial_rows
 from ppl_assets.regimes.reachable import ReachableRegion
 from ppl_assets.regimes.stored import all_trials, design
-from ppl_assets.resources import TRIAL_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.resources import (
+    TRIAL_PARTITIONS,
+    Inputs,
+    Platform,
+    Step,
+    column_schema,
+    in_plain_words,
+    table_metadata,
+)
 from ppl_assets.study import Study
 from ppl_assets.tables import (
     LANDSCAPE_HISTOGRAM,
@@ -82,6 +90,7 @@ def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _par
         "Every prefix of an order has its regime's moments, so that one run gives a point at every token count."
     ),
 )
+@in_plain_words
 def regime_partitions(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Lay regimes out over the reachable region, draw and order their subsets, and register the trials."""
     study, step = platform.study, platform.step(context, CODE_VERSION)

@@ -19,7 +19,17 @@ from ppl_assets.regimes.assets import selection_tokens
 from ppl_assets.regimes.cost import measured_prefixes
 from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.pool import StoredPool, read_pool, stored_pool
-from ppl_assets.resources import GPU_POOL, STRATEGY_PARTITIONS, Inputs, Platform, Step, column_schema, table_metadata
+from ppl_assets.resources import (
+    ALL_CORPORA,
+    GPU_POOL,
+    STRATEGY_PARTITIONS,
+    Inputs,
+    Platform,
+    Step,
+    column_schema,
+    in_plain_words,
+    table_metadata,
+)
 from ppl_assets.study import Study
 from ppl_assets.subset.changes import changes_since_last
 from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_within_limits
@@ -89,6 +99,7 @@ def final_subset_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partitio
         "the token budget. Exported as Parquet and JSONL with a dataset card and a manifest, whole or not at all."
     ),
 )
+@in_plain_words
 def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Select, record, export."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
@@ -109,7 +120,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
         commit = step.write(writes, inputs, selection["selection_id"])
     snapshot = step.lake.snapshot()
     selection = snapshot.only_row(SELECTIONS)
-    if not is_exported(study, snapshot):
+    if step.is_forced or not is_exported(study, snapshot):
         export_selection(study, snapshot, commit, exports)
     return _selection_result(study, step, commit, selection)
 
@@ -262,7 +273,7 @@ def trained_strategies(study: Study, lake: Lake, snapshot: Snapshot) -> list[str
 
 @dg.asset(
     group_name="subset",
-    deps=[final_subset, perplexity_landscape, base_model, chunks],
+    deps=[final_subset, perplexity_landscape, base_model, dg.AssetDep(chunks, partition_mapping=ALL_CORPORA)],
     partitions_def=STRATEGY_PARTITIONS,
     kinds={"pytorch", "duckdb"},
     code_version=CODE_VERSION,
@@ -273,6 +284,7 @@ def trained_strategies(study: Study, lake: Lake, snapshot: Snapshot) -> list[str
         "several seeds, the same tokens and recipe. The only proof a user should accept."
     ),
 )
+@in_plain_words
 def strategy_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Train one strategy with every seed; a seed that is over waits in its checkpoint for the commit of all."""
     study, step = platform.study, platform.step(context, CODE_VERSION)
@@ -341,6 +353,7 @@ def selection_report_inputs(study: Study, lake: Lake, snapshot: Snapshot, _parti
     metadata=table_metadata(SELECTION_REPORT),
     description="One HTML page a person can read top to bottom: the answer, the evidence, how to reproduce it.",
 )
+@in_plain_words
 def selection_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Write the page and its plots."""
     study, step = platform.study, platform.step(context, CODE_VERSION)

@@ -66,7 +66,7 @@ def run_seed(
         subset = draw(step.partition, study, pool, target, seed, prefixes, documents).rows
     name = setting.fingerprint(subset["chunk_id"].to_list(), seed)
     known = step.snapshot.read(STRATEGY_LOSSES, where={"trial_fingerprint": name}).unique("point").sort("point")
-    if not known.is_empty() and _is_measured(study, known):
+    if not step.is_forced and not known.is_empty() and _is_measured(study, known):
         return known
     return _train_seed(study, step, setting, subset, seed, name)
 

@@ -15,7 +15,16 @@ from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.assets import regime_partitions
 from ppl_assets.regimes.cost import budget_problem, cost_of_trials
 from ppl_assets.regimes.stored import all_trials, trial_subset
-from ppl_assets.resources import GPU_POOL, TRIAL_PARTITIONS, Inputs, Platform, Step, table_metadata
+from ppl_assets.resources import (
+    ALL_CORPORA,
+    GPU_POOL,
+    TRIAL_PARTITIONS,
+    Inputs,
+    Platform,
+    Step,
+    in_plain_words,
+    table_metadata,
+)
 from ppl_assets.study import Study
 from ppl_assets.tables import TRIAL_LOSSES
 from ppl_assets.trials.checkpoints import CheckpointFolder
@@ -68,7 +77,7 @@ def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition
 
 @dg.asset(
     group_name="trials",
-    deps=[regime_partitions, base_model, chunks],
+    deps=[regime_partitions, base_model, dg.AssetDep(chunks, partition_mapping=ALL_CORPORA)],
     partitions_def=TRIAL_PARTITIONS,
     kinds={"pytorch", "duckdb"},
     code_version=CODE_VERSION,
@@ -80,6 +89,7 @@ def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition
         "from its last checkpoint."
     ),
 )
+@in_plain_words
 def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Train one trial and measure it.
 
@@ -93,7 +103,7 @@ def trial_losses(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     name = inputs.facts["trial_fingerprint"]
     if commit is None:
         rows = step.snapshot.read(TRIAL_LOSSES, where={"trial_fingerprint": name}).sort("point")
-        if rows.is_empty():
+        if rows.is_empty() or step.is_forced:
             rows = _trained(study, step, name)
         rows = rows.with_columns(trial=pl.lit(step.partition))
         commit = step.write(

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ppl_assets.perplexity.device import is_out_of_memory
+from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.head import ModelError, summed_nll
 from ppl_assets.perplexity.packing import build_rows, sequence
 from ppl_assets.perplexity.scorer import Scorer
