@@ -105,7 +105,9 @@ def _ui(options: argparse.Namespace) -> int:
         environment["DAGSTER_WEBSERVER_PATH_PREFIX"] = options.path_prefix
     program = [_program("dagster-webserver"), "--read-only"] if options.read_only else [_program("dagster"), "dev"]
     command = [*program, "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
-    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command line
+    sys.stdout.flush()
+    # In this very process: whoever ends it ends the UI, its daemon and all that they started.
+    os.execve(command[0], command, environment)  # noqa: S606 - our own command line
 
 
 def _sql(options: argparse.Namespace) -> int:

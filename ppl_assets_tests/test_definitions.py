@@ -14,20 +14,20 @@ from ppl_assets.tables import TABLES
 REPOSITORY = Path(__file__).parents[1]
 
 ASSETS = {
-    "raw_corpus": "corpus",
-    "test_documents": "corpus",
-    "chunks": "corpus",
-    "base_model": "perplexity",
-    "perplexity_scores": "perplexity",
-    "perplexity_landscape": "perplexity",
-    "regime_partitions": "regimes",
-    "trial_losses": "trials",
-    "fitted_law": "law",
-    "next_trials": "law",
-    "final_subset": "subset",
-    "strategy_losses": "subset",
-    "selection_report": "subset",
-    "lake_maintenance": "maintenance",
+    "raw_corpus": "1_corpus",
+    "test_documents": "1_corpus",
+    "chunks": "1_corpus",
+    "base_model": "1_corpus",
+    "perplexity_scores": "2_perplexity",
+    "perplexity_landscape": "2_perplexity",
+    "regime_partitions": "3_regimes",
+    "trial_losses": "4_trials",
+    "fitted_law": "5_law",
+    "next_trials": "5_law",
+    "final_subset": "6_subset",
+    "strategy_losses": "6_subset",
+    "selection_report": "6_subset",
+    "lake_maintenance": "7_maintenance",
 }
 WRITTEN = sorted(set(ASSETS) - {"raw_corpus"})
 

@@ -47,7 +47,7 @@ class MaintenanceConfig(dg.Config):
 
 
 @dg.asset(
-    group_name="maintenance",
+    group_name="7_maintenance",
     kinds={"duckdb"},
     code_version=CODE_VERSION,
     metadata=table_metadata(PAST_COMMITS),

@@ -56,7 +56,7 @@ def versions_of(study: Study, roles: tuple[str, ...]) -> dict[str, str]:
 
 
 @dg.observable_source_asset(
-    group_name="corpus",
+    group_name="1_corpus",
     partitions_def=CORPUS_PARTITIONS,
     description="The team's files. Observed, never written: one data version a corpus, from the files' content.",
 )
@@ -106,7 +106,7 @@ def _held_out_corpora(study: Study, snapshot: Snapshot) -> tuple[str, str]:
 
 
 @dg.asset(
-    group_name="corpus",
+    group_name="1_corpus",
     deps=[dg.AssetDep(raw_corpus)],
     kinds={"duckdb", "parquet"},
     code_version=CODE_VERSION,
@@ -178,7 +178,7 @@ def chunks_inputs_at(study: Study, snapshot: Snapshot, partition: str, version: 
 
 
 @dg.asset(
-    group_name="corpus",
+    group_name="1_corpus",
     deps=[raw_corpus, test_documents, "base_model"],
     partitions_def=CORPUS_PARTITIONS,
     kinds={"duckdb", "parquet", "huggingface"},

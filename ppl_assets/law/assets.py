@@ -89,7 +89,7 @@ def fitted_law_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition:
 
 
 @dg.asset(
-    group_name="law",
+    group_name="5_law",
     deps=[trial_losses, regime_partitions, perplexity_landscape],
     kinds={"scipy", "duckdb"},
     code_version=CODE_VERSION,
@@ -223,7 +223,7 @@ def next_trials_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partition
 
 
 @dg.asset(
-    group_name="law",
+    group_name="5_law",
     deps=[fitted_law, regime_partitions],
     kinds={"scipy", "duckdb"},
     code_version=NEXT_CODE_VERSION,

@@ -78,7 +78,7 @@ def _is_in_place(base: BaseModel) -> bool:
 
 
 @dg.asset(
-    group_name="perplexity",
+    group_name="1_corpus",
     deps=[raw_corpus, test_documents],
     kinds={"pytorch", "huggingface"},
     code_version=CODE_VERSION,
@@ -126,7 +126,7 @@ def perplexity_scores_inputs(study: Study, _lake: Lake, snapshot: Snapshot, part
 
 
 @dg.asset(
-    group_name="perplexity",
+    group_name="2_perplexity",
     deps=[chunks, base_model],
     partitions_def=CORPUS_PARTITIONS,
     kinds={"pytorch", "duckdb"},
@@ -282,7 +282,7 @@ def perplexity_landscape_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _
 
 
 @dg.asset(
-    group_name="perplexity",
+    group_name="2_perplexity",
     deps=[perplexity_scores, chunks],
     kinds={"duckdb"},
     code_version=CODE_VERSION,

@@ -76,7 +76,7 @@ def regime_partitions_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _par
 
 
 @dg.asset(
-    group_name="regimes",
+    group_name="3_regimes",
     deps=[perplexity_landscape],
     kinds={"scipy", "duckdb"},
     code_version=CODE_VERSION,

@@ -89,7 +89,7 @@ def final_subset_inputs(study: Study, _lake: Lake, snapshot: Snapshot, _partitio
 
 
 @dg.asset(
-    group_name="subset",
+    group_name="6_subset",
     deps=[fitted_law, perplexity_landscape, chunks],
     kinds={"scipy", "duckdb", "parquet"},
     code_version=CODE_VERSION,
@@ -272,7 +272,7 @@ def trained_strategies(study: Study, lake: Lake, snapshot: Snapshot) -> list[str
 
 
 @dg.asset(
-    group_name="subset",
+    group_name="6_subset",
     deps=[final_subset, perplexity_landscape, base_model, dg.AssetDep(chunks, partition_mapping=ALL_CORPORA)],
     partitions_def=STRATEGY_PARTITIONS,
     kinds={"pytorch", "duckdb"},
@@ -346,7 +346,7 @@ def selection_report_inputs(study: Study, lake: Lake, snapshot: Snapshot, _parti
 
 
 @dg.asset(
-    group_name="subset",
+    group_name="6_subset",
     deps=[strategy_losses, final_subset, fitted_law, perplexity_landscape],
     kinds={"matplotlib", "duckdb"},
     code_version=CODE_VERSION,

@@ -76,7 +76,7 @@ def trial_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partition
 
 
 @dg.asset(
-    group_name="trials",
+    group_name="4_trials",
     deps=[regime_partitions, base_model, dg.AssetDep(chunks, partition_mapping=ALL_CORPORA)],
     partitions_def=TRIAL_PARTITIONS,
     kinds={"pytorch", "duckdb"},
