@@ -70,34 +70,6 @@ def test_rechunking_with_equal_content_requests_no_scores(day):
     assert ("perplexity_scores", "b") not in day.tick()
 
 
-@pytest.fixture
-def drawn(day) -> Day:
-    """A day on which everything was made."""
-    for asset in ("perplexity_landscape", "fitted_law", "final_subset", "selection_report"):
-        day.materialize(asset)
-    day.tick()
-    return day
-
-
-def test_chunks_alone_request_no_subset_before_the_landscape_is_drawn(drawn):
-    drawn.materialize("chunks", "b", version="2")
-    assert ("final_subset", None) not in drawn.tick()
-    drawn.materialize("perplexity_landscape", version="2")
-    assert ("final_subset", None) in drawn.tick()
-
-
-def test_a_landscape_drawn_again_with_equal_figures_asks_the_subset_whether_it_is_due(drawn):
-    drawn.materialize("perplexity_landscape", version="1")
-    assert ("final_subset", None) in drawn.tick()
-
-
-def test_another_law_requests_another_subset_and_the_same_law_does_not(drawn):
-    drawn.materialize("fitted_law", version="1")
-    assert ("final_subset", None) not in drawn.tick()
-    drawn.materialize("fitted_law", version="2")
-    assert ("final_subset", None) in drawn.tick()
-
-
 def test_trials_and_strategies_never_run_by_themselves():
     assert not {"trial_losses", "strategy_losses", "regime_partitions", "base_model", "test_documents"} & set(
         CONDITIONS

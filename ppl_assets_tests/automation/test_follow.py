@@ -7,7 +7,7 @@ import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.events import DagsterEvent, DagsterEventType
 
-from ppl_assets.automation.conditions import FOLLOW_CONTENT, FOLLOW_CORPORA, FOLLOW_FILES
+from ppl_assets.automation.conditions import FOLLOW_CONTENT, FOLLOW_CORPORA, FOLLOW_FILES, FOLLOW_LANDSCAPE
 
 CORPORA = dg.DynamicPartitionsDefinition(name="corpora")
 PAIR = ("chunks", "scores")
@@ -20,6 +20,7 @@ class Platform:
         self.content: dict[str, str] = {}
         self.failing: set[str] = set()
         self.unsound: set[str] = set()
+        self.law = "1"
 
         @dg.observable_source_asset(partitions_def=CORPORA)
         def files() -> dg.DataVersionsByPartition:
@@ -40,10 +41,19 @@ class Platform:
             return dg.MaterializeResult(data_version=dg.DataVersion(self.content[context.partition_key]))
 
         @dg.asset(deps=[scores], automation_condition=FOLLOW_CORPORA)
-        def landscape() -> dg.MaterializeResult:
+        def perplexity_landscape() -> dg.MaterializeResult:
             return dg.MaterializeResult(data_version=dg.DataVersion(str(sorted(self.content.items()))))
 
-        self.definitions = dg.Definitions([files, chunks, scores, landscape], asset_checks=[chunks_are_sound])
+        @dg.asset
+        def law() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.law))
+
+        @dg.asset(deps=[perplexity_landscape, chunks, law], automation_condition=FOLLOW_LANDSCAPE)
+        def subset() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion("any"))
+
+        assets = [files, chunks, scores, perplexity_landscape, law, subset]
+        self.definitions = dg.Definitions(assets, asset_checks=[chunks_are_sound])
 
 
 class Days:
@@ -54,6 +64,7 @@ class Days:
         self.platform = Platform()
         self._cursor = None
         self.tick()
+        self.run({("law", None)})
         for corpus in ("a", "b"):
             self.add(corpus)
         self.observe(a="1", b="1")
@@ -136,7 +147,8 @@ def both(corpus: str) -> set[tuple[str, str | None]]:
     return {(asset, corpus) for asset in PAIR}
 
 
-LANDSCAPE = {("landscape", None)}
+LANDSCAPE = {("perplexity_landscape", None), ("subset", None)}
+"""The landscape, and what is selected on it in the same run."""
 
 
 def one_by_one(corpus: str) -> list[set[tuple[str, str | None]]]:
@@ -198,6 +210,19 @@ def test_a_renamed_corpus_is_one_that_left_and_one_that_came(days):
     assert days.settle() == one_by_one("c")
 
 
+def test_another_law_requests_another_subset_and_the_same_law_does_not(days):
+    days.run({("law", None)})
+    assert days.settle() == []
+    days.platform.law = "2"
+    days.run({("law", None)})
+    assert days.settle() == [{("subset", None)}]
+
+
+def test_a_landscape_drawn_again_with_equal_figures_asks_whether_the_subset_is_due(days):
+    days.run({("perplexity_landscape", None)})
+    assert days.settle() == [{("subset", None)}]
+
+
 def test_a_run_that_failed_is_retried_once_and_then_waits_for_a_person(days):
     days.platform.failing = {"a"}
     days.observe(a="2")
@@ -247,7 +272,7 @@ def test_a_blocking_check_that_failed_stops_what_is_downstream_until_it_passes(d
     days.platform.unsound = {"a"}
     days.observe(a="2")
     days.run(days.tick())
-    assert ("landscape", None) not in set().union(*days.settle())
+    assert ("perplexity_landscape", None) not in set().union(*days.settle())
     assert days.settle() == []
     days.platform.unsound = set()
     days.observe(a="3")
