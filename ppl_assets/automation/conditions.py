@@ -14,6 +14,9 @@ from dagster._core.definitions.declarative_automation.operators.dep_operators im
 
 When = dg.AutomationCondition
 
+CHANGED = "any_deps_changed"
+"""Label of what counts as a change, in the UI."""
+
 
 class CorporaChanged(dg.AutomationCondition[dg.AssetKey]):
     """The dependencies of an asset have other partitions than on the last tick.
@@ -59,7 +62,6 @@ def _follow(updated: dg.AutomationCondition, label: str) -> dg.AutomationConditi
         updated: what counts as a change.
         label: name in the UI.
     """
-    updated = updated.with_label("any_deps_changed")
     # Latched until the next change or success, so that only the first failure makes it true anew.
     has_failed = When.execution_failed().newly_true().since(updated | When.newly_updated() | When.initial_evaluation())
     wish = When.newly_missing() | updated | has_failed.newly_true().with_label("failed_first")
@@ -74,14 +76,16 @@ def _follow(updated: dg.AutomationCondition, label: str) -> dg.AutomationConditi
     ).with_label(label)
 
 
-FOLLOW_FILES = _follow(_in_deps(When.newly_updated()), "follow_files")
+FOLLOW_FILES = _follow(_in_deps(When.newly_updated()).with_label(CHANGED), "follow_files")
 """Directly below the observed corpora: a new content version fires it, the same version observed again does not."""
 
-FOLLOW_CONTENT = _follow(_in_deps(When.data_version_changed()), "follow_content")
+FOLLOW_CONTENT = _follow(_in_deps(When.data_version_changed()).with_label(CHANGED), "follow_content")
 """Below materialized assets: their every materialization would count as a change otherwise, even where the content is
 equal (dagster#25439)."""
 
-FOLLOW_CORPORA = _follow(_in_deps(When.data_version_changed()) | CorporaChanged(), "follow_corpora")
+FOLLOW_CORPORA = _follow(
+    (_in_deps(When.data_version_changed()) | CorporaChanged()).with_label(CHANGED), "follow_corpora"
+)
 """Over all corpora: as above, and where a corpus is removed, or comes back as it was."""
 
 LANDSCAPE = dg.AssetSelection.assets("perplexity_landscape")
