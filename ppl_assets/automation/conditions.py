@@ -91,8 +91,10 @@ FOLLOW_CORPORA = _follow(
 LANDSCAPE = dg.AssetSelection.assets("perplexity_landscape")
 
 FOLLOW_LANDSCAPE = _follow(
-    _in_deps(When.newly_updated()).allow(LANDSCAPE)
-    | _in_deps(When.data_version_changed()).ignore(LANDSCAPE | dg.AssetSelection.assets("chunks")),
+    (
+        _in_deps(When.newly_updated()).allow(LANDSCAPE)
+        | _in_deps(When.data_version_changed()).ignore(LANDSCAPE | dg.AssetSelection.assets("chunks"))
+    ).with_label(CHANGED),
     "follow_landscape",
 )
 """Below the landscape and the chunks that it is drawn of: chunks alone are not waited for, since those of a new corpus
