@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from ppl_assets.errors import UserError
@@ -41,10 +42,13 @@ REMEMBERED = 256
 SMALL_BYTES = 256 * 1024
 """Larger frames are not kept; commits are one row a partition, hundreds at most."""
 
+LONGEST_TURN = 600.0
+"""Seconds after which a commit gives up on the one before it."""
+
 Answer = TypeVar("Answer")
 
 _ATTEMPTS = 12
-"""A commit that lost a race is tried again; with four writers at once three attempts were the most ever seen."""
+"""A commit that lost a race, against another machine or a prompt, is tried again."""
 
 
 class LakeError(UserError):
@@ -397,14 +401,30 @@ class Lake:
         """Do ``work`` on a cursor in one transaction, again where it lost a race, and return the snapshot it made.
 
         Raises:
-            LakeError: the transaction lost every race; nothing was changed.
+            LakeError: the transaction lost every race, or never had its turn; nothing was changed.
         """
         try:
-            return _retrying(5.0)(self._transact_once, work, provenance)
+            with self._turn():
+                return _retrying(5.0)(self._transact_once, work, provenance)
+        except Timeout as error:
+            raise LakeError(
+                f"could not write {provenance.asset} {provenance.partition}: another process has been writing to "
+                f"{self.catalog} for {LONGEST_TURN:.0f} s; end it, and run this again; nothing was changed"
+            ) from error
         except duckdb.Error as error:
             raise LakeError(
                 f"could not write {provenance.asset} {provenance.partition}: {error}; nothing was changed"
             ) from error
+
+    def _turn(self) -> AbstractContextManager[Any]:
+        """The writers of one machine commit to a SQLite catalog one after the other, and a dead one leaves its turn.
+
+        Left to race, eight of them lost 16 commits of 179 after twelve attempts each, and came to one in 0.7 s.
+        """
+        if not self.catalog.startswith("sqlite:"):
+            return nullcontext()
+        file = self.catalog.removeprefix("sqlite:") + ".lock"
+        return FileLock(file, timeout=LONGEST_TURN, poll_interval=0.02)
 
     def latest(self, asset: str, partition: str = "") -> Commit | None:
         """The newest commit of an asset partition, or None where it was never written."""
