@@ -158,6 +158,9 @@ def _backfill(options: argparse.Namespace) -> int:
     with study_instance(platform.study) as instance:
         wanted = Wanted(keys, options.all, options.failed)
         partitions = chosen_partitions(options.asset, wanted, platform, instance)
+        if not partitions:
+            console.print(f"nothing of {options.asset} is broken: there is nothing to do", highlight=False)
+            return 0
         outcome = backfill(defs, platform, instance, console, options.asset, partitions, is_forced=options.force)
     if outcome.failed:
         console.print(outcome.failure(platform), highlight=False, markup=False)
