@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from ppl_assets.automation.instance import study_instance
@@ -108,11 +111,16 @@ def write_corpora(folder: Path) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the finished study go to one worker, first, so that it is run once; all others by file."""
-    shared = {item for item in items if "finished_study" in getattr(item, "fixturenames", ())}
+    """Each file goes to one worker: one of the finished study first, the others of it last, when it is there."""
+    shared = {item.path for item in items if "finished_study" in getattr(item, "fixturenames", ())}
+    first = max(shared, default=None)
+
+    def turn(item: pytest.Item) -> int:
+        return 0 if item.path == first else 2 if item.path in shared else 1
+
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("finished_study" if item in shared else str(item.path)))
-    items.sort(key=lambda item: item not in shared)
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=turn)
 
 
 class TinyStudy:
@@ -142,12 +150,19 @@ class TinyStudy:
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory) -> TinyStudy:
-    """The tiny study after one whole run. Tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("tiny")
-    write_corpora(folder)
-    (folder / "study.toml").write_text(STUDY)
+    """The tiny study after one whole run, by the first worker that asks. Tests that change it work on a copy."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "tiny"
+    done = folder / "outcomes.json"
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            write_corpora(folder)
+            (folder / "study.toml").write_text(STUDY)
+            done.write_text(json.dumps([asdict(outcome) for outcome in TinyStudy(folder).run().values()]))
     study = TinyStudy(folder)
-    study.outcomes = study.run()
+    study.outcomes = {row["asset"]: StageOutcome(**row) for row in json.loads(done.read_text())}
     return study
 
 
