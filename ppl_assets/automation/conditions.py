@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.declarative_automation.automation_condition import BuiltinAutomationCondition
 from dagster._core.definitions.declarative_automation.operators.dep_operators import DepsAutomationCondition
 
 When = dg.AutomationCondition
@@ -49,7 +50,7 @@ def _in_deps(changed: dg.AutomationCondition) -> DepsAutomationCondition[Any]:
     return When.any_deps_match((changed & ~When.executed_with_root_target()) | When.will_be_requested())
 
 
-def _follow(updated: dg.AutomationCondition, label: str) -> dg.AutomationCondition:
+def _follow(updated: BuiltinAutomationCondition[Any], label: str) -> dg.AutomationCondition:
     """Run what changed, once for each change, and once more where the run failed.
 
     ``eager()`` with three differences. It forgets an update that comes while a run of the asset is in flight, since the

@@ -3,7 +3,6 @@
 import shutil
 
 import polars as pl
-import pytest
 
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.automation.plan import status_lines
@@ -24,18 +23,17 @@ AFTERWARDS = ("draw_landscape", "select_subset", "write_report")
 """What follows a vanished partition by itself; see test_sensors."""
 
 
-@pytest.fixture
-def without_hard(study):
-    """The finished study after corpus ``hard`` was taken out of it."""
+def without_hard(study, *jobs: str):
+    """The study after corpus ``hard`` was taken out of it, and these jobs."""
     before, after = STUDY.split("[corpora.hard]")
     study.file.write_text(before + after[after.index("[corpora.general]") :])
-    for job in AFTERWARDS:
+    for job in jobs:
         assert study.materialize(job).success
-    return study
+    return study.platform
 
 
-def test_a_removed_corpus_leaves_candidates_landscape_and_subset_and_no_trial_is_lost(finished_study, without_hard):
-    platform = without_hard.platform
+def test_a_removed_corpus_leaves_candidates_landscape_and_subset_and_no_trial_is_lost(finished_study, study):
+    platform = without_hard(study, *AFTERWARDS)
     snapshot = platform.lake.snapshot()
     assert set(selectable_chunks(snapshot, platform.study.corpus_partitions())["corpus"]) == {"easy"}
     assert "corpus:hard" not in snapshot.read(PERPLEXITY_LANDSCAPE)["scope"].to_list()
@@ -49,12 +47,13 @@ def test_a_removed_corpus_leaves_candidates_landscape_and_subset_and_no_trial_is
     assert comparable_losses(platform.study, snapshot).height == before.height > 0
 
 
-def test_the_rows_of_a_removed_corpus_stay_in_the_lake_and_serve_when_it_comes_back(without_hard):
-    snapshot = without_hard.platform.lake.snapshot()
+def test_the_rows_of_a_removed_corpus_stay_in_the_lake_and_serve_when_it_comes_back(study):
+    snapshot = without_hard(study, "draw_landscape").lake.snapshot()
+    assert "corpus:hard" not in snapshot.read(PERPLEXITY_LANDSCAPE)["scope"].to_list()
     assert not snapshot.read(CHUNKS, ["chunk_id"], {"corpus": "hard"}).is_empty()
-    without_hard.file.write_text(STUDY)
-    assert without_hard.materialize("draw_landscape").success
-    assert "corpus:hard" in without_hard.platform.lake.snapshot().read(PERPLEXITY_LANDSCAPE)["scope"].to_list()
+    study.file.write_text(STUDY)
+    assert study.materialize("draw_landscape").success
+    assert "corpus:hard" in study.platform.lake.snapshot().read(PERPLEXITY_LANDSCAPE)["scope"].to_list()
 
 
 def test_a_renamed_corpus_is_not_scored_again(study):
