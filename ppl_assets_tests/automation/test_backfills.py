@@ -28,7 +28,7 @@ SHORT = {
     "HELD_OUT__TEST_TOKENS": 256,
     "HELD_OUT__GENERAL_TOKENS": 64,
 }
-"""A design of 42 trials, of four steps each."""
+"""A design of more than 40 trials, of four steps each."""
 
 
 @pytest.fixture
