@@ -1,6 +1,7 @@
 """Backfills as the UI starts them, worked off by the daemon's own code; and the pool that limits them."""
 
 import json
+import os
 import threading
 import time
 
@@ -14,10 +15,9 @@ from ppl_assets.tables import CHUNKS, TRIAL_LOSSES
 from ppl_assets_tests.automation.daemon import daemon_works_off, launch_backfill, run_in_process
 from ppl_assets_tests.conftest import TinyStudy, prose
 
-CORPORA = 20
-"""200 are backfilled by ``benchmarks/backfill.py``."""
-
-TRIALS = 40
+CORPORA = int(os.environ.get("BACKFILLED_CORPORA", "12"))
+TRIALS = int(os.environ.get("BACKFILLED_TRIALS", "12"))
+"""Each takes one to two seconds of a core, most of it Dagster's; benchmarks/README.md has 200 and 40."""
 
 SHORT = {
     "REGIMES__GRID": 5,
@@ -28,7 +28,7 @@ SHORT = {
     "HELD_OUT__TEST_TOKENS": 256,
     "HELD_OUT__GENERAL_TOKENS": 64,
 }
-"""More trials than that, of four steps each."""
+"""A design of more than 40 trials, of four steps each."""
 
 
 @pytest.fixture
