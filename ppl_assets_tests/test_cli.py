@@ -1,10 +1,16 @@
 """The ``ppl-assets`` command: what it starts."""
 
-import subprocess
-
 import pytest
 
 from ppl_assets import cli
+
+
+class _Replaced(BaseException):
+    """The process would be another program from here on: its path, command line and environment."""
+
+
+def _instead(*program):
+    raise _Replaced(*program)
 
 
 @pytest.fixture
@@ -13,16 +19,11 @@ def started(finished_study, monkeypatch):
     monkeypatch.setenv("PPL_ASSETS_STUDY", str(finished_study.file))
 
     def start(*options: str) -> tuple[list[str], dict[str, str]]:
-        kept = []
-
-        def run(command, env, check):
-            kept.extend([command, env])
-            return subprocess.CompletedProcess(command, int(check))
-
         with monkeypatch.context() as patch:
-            patch.setattr(cli.subprocess, "run", run)
-            assert cli.main(["ui", *options]) == 0
-        return kept[0], kept[1]
+            patch.setattr(cli.os, "execve", _instead)
+            with pytest.raises(_Replaced) as replaced:
+                cli.main(["ui", *options])
+        return replaced.value.args[1:]
 
     return start
 
