@@ -26,6 +26,10 @@ WAIT_HOURS = 24.0
 """A query, a prompt or a staged write that is older than this is taken to be over; a run in progress never is."""
 
 
+LATE = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=8), fail_window=timedelta(days=15))
+"""The one asset that is due by the clock: late when a week was missed, overdue when two were."""
+
+
 class MaintenanceConfig(dg.Config):
     """What one run of it may do."""
 
@@ -50,6 +54,7 @@ class MaintenanceConfig(dg.Config):
     group_name="7_maintenance",
     kinds={"duckdb"},
     code_version=CODE_VERSION,
+    freshness_policy=LATE,
     metadata=table_metadata(PAST_COMMITS),
     description=(
         "Keeps the lake small: merges small files, expires snapshots that no selection needs and that are older than "
