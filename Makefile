@@ -51,7 +51,7 @@ status: $(ENVIRONMENT)
 	@$(BIN)/ppl-assets status
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 # The UI in Debian's Chromium (apt-get install chromium); PICTURES=FOLDER keeps the screenshots.
 test-ui: $(VENV)/.dev

@@ -109,17 +109,18 @@ def write_corpora(folder: Path) -> None:
         file.write("\n".join(rows) + "\n")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file goes to one worker: one of the finished study first, the others of it last, when it is there."""
+    """In which order pytest-xdist hands out the files (``--dist loadfile --no-loadscope-reorder``).
+
+    One of the finished study first: its worker makes it. Then what keeps the others busy until it is there, then the
+    long files that need it, so that no long one is begun at the end.
+    """
     shared = {item.path for item in items if "finished_study" in getattr(item, "fixturenames", ())}
     first = max(shared, default=None)
 
     def turn(item: pytest.Item) -> int:
-        return 0 if item.path == first else 2 if item.path in shared else 1
+        return 0 if item.path == first else 1 if item.path.parent.name == "law" else 2 if item.path in shared else 3
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=turn)
 
 
@@ -156,14 +157,22 @@ def finished_study(tmp_path_factory) -> TinyStudy:
     done = folder / "outcomes.json"
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            for left in (folder, pristine(folder)):
+                shutil.rmtree(left, ignore_errors=True)
             folder.mkdir()
             write_corpora(folder)
             (folder / "study.toml").write_text(STUDY)
-            done.write_text(json.dumps([asdict(outcome) for outcome in TinyStudy(folder).run().values()]))
+            outcomes = [asdict(outcome) for outcome in TinyStudy(folder).run().values()]
+            shutil.copytree(folder, pristine(folder), ignore=shutil.ignore_patterns("tables"))
+            done.write_text(json.dumps(outcomes))
     study = TinyStudy(folder)
     study.outcomes = {row["asset"]: StageOutcome(**row) for row in json.loads(done.read_text())}
     return study
+
+
+def pristine(folder: Path) -> Path:
+    """The finished study without its table files, and opened by nobody: beside readers SQLite's files come and go."""
+    return folder.with_name("tiny-pristine")
 
 
 @pytest.fixture
@@ -172,7 +181,7 @@ def copies(finished_study, tmp_path, monkeypatch):
     monkeypatch.setenv("PPL__STORAGE__TABLES", str(finished_study.folder / "data" / "lake" / "tables"))
 
     def copy(name: str) -> TinyStudy:
-        shutil.copytree(finished_study.folder, tmp_path / name, ignore=shutil.ignore_patterns("tables"))
+        shutil.copytree(pristine(finished_study.folder), tmp_path / name)
         return TinyStudy(tmp_path / name)
 
     return copy

@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_while_a_commit_is_written_leaves_the_old_rows(study
     before = table(study, CHUNKS)
     monkeypatch.setenv("PPL__CHUNKS__MIN_TOKENS", "16")
     with monkeypatch.context() as full:
-        full.setattr(Lake, "_commit_once", raises(duckdb.IOException("IO Error: No space left on device")))
+        full.setattr(Lake, "_transact_once", raises(duckdb.IOException("IO Error: No space left on device")))
         assert "is full" in said(study, "chunk_corpus", "easy")
     assert table(study, CHUNKS).equals(before)
     assert staged(study) == []

@@ -97,6 +97,6 @@ def slow_scoring() -> dg.JobDefinition:
 def _kill_the_step(study) -> None:
     """Kill the process that computes the step, once it has kept a batch."""
     wait_for_batches(study, 1)
-    for child in psutil.Process().children(recursive=True):
-        if "multiprocessing.spawn" in " ".join(child.cmdline()) or "spawn_main" in " ".join(child.cmdline()):
-            child.kill()
+    (server,) = (child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline()))
+    for step in server.children():
+        step.kill()

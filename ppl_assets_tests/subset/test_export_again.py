@@ -13,14 +13,16 @@ from ppl_assets.lineage import lineage_of
 from ppl_assets.subset.handover import differing_files, export_again
 from ppl_assets.subset.history import selections
 from ppl_assets.subset.shards import ExportError
-from ppl_assets_tests.conftest import TinyStudy
+from ppl_assets_tests.conftest import TinyStudy, pristine
 
 
 @pytest.fixture(scope="module")
 def changed(finished_study, tmp_path_factory) -> TinyStudy:
     """A copy of the finished study, tables too, after a new document, another budget and a second selection."""
     folder = tmp_path_factory.mktemp("changed") / "study"
-    shutil.copytree(finished_study.folder, folder)
+    shutil.copytree(pristine(finished_study.folder), folder)
+    tables = Path("data", "lake", "tables")
+    shutil.copytree(finished_study.folder / tables, folder / tables)
     study = TinyStudy(folder)
     text = study.file.read_text()
     study.file.write_text(text.replace("[selection]\ntokens = 4096", "[selection]\ntokens = 3072"))

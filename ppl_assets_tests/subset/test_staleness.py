@@ -1,12 +1,10 @@
 """Measured losses are credited to the selection that was trained, and to no other."""
 
 import json
-import shutil
 from pathlib import Path
 
 import datasets
 import polars as pl
-import pytest
 
 from ppl_assets.automation.summary import summary
 from ppl_assets.lake import Provenance
@@ -26,14 +24,6 @@ from ppl_assets.tables import FINAL_SUBSET, REGIMES, SELECTIONS, STRATEGY_LOSSES
 from ppl_assets.trials.assets import current_setting
 from ppl_assets_tests.conftest import TinyStudy
 from ppl_assets_tests.subset.report_factory import strategy_table
-
-
-@pytest.fixture
-def study(finished_study, tmp_path, monkeypatch) -> TinyStudy:
-    """A copy of the finished study; the catalog names its table files absolutely."""
-    monkeypatch.setenv("PPL__STORAGE__TABLES", str(finished_study.folder / "data" / "lake" / "tables"))
-    shutil.copytree(finished_study.folder, tmp_path / "study", ignore=shutil.ignore_patterns("tables"))
-    return TinyStudy(tmp_path / "study")
 
 
 def parts(study: TinyStudy):

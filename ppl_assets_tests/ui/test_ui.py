@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from ppl_assets_tests.conftest import pristine
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +42,7 @@ def study_file(request, tmp_path_factory) -> Path:
         return Path(given)
     finished = request.getfixturevalue("finished_study")
     folder = tmp_path_factory.mktemp("ui") / "study"
-    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("tables"))
+    shutil.copytree(pristine(finished.folder), folder)
     return folder / "study.toml"
 
 
