@@ -266,18 +266,27 @@ def _code_identity() -> dict[str, str]:
 
 
 def column_schema(table: LakeTable) -> dg.TableSchema:
-    """The declared columns as Dagster shows them."""
+    """The declared columns as Dagster shows them, each with the columns it is computed from.
+
+    Dagster's open-source webserver (1.13.27) hides the column lineage of a materialization, so its sources stand here too.
+    """
+    sources = COLUMN_SOURCES.get(table.name, {})
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=str(column.type),
-                description=column.description,
+                description=_with_sources(column.description, sources.get(column.name, ())),
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
             for column in table.columns
         ]
     )
+
+
+def _with_sources(description: str, sources: Sequence[str]) -> str:
+    """The description, and behind it the columns of other assets that a column is computed from."""
+    return f"{description} From {', '.join(sources)}." if sources else description
 
 
 def column_lineage(table: LakeTable) -> dg.TableColumnLineage:

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from ppl_assets.column_sources import COLUMN_SOURCES
 from ppl_assets.definitions import build_defs, defs
 from ppl_assets.resources import column_lineage
 from ppl_assets.tables import TABLES
@@ -52,6 +53,9 @@ def test_every_asset_says_what_it_is(specs, name):
     declared = TABLES[spec.metadata["dagster/table_name"].removeprefix("lake.")]
     assert [column.name for column in schema.columns] == [column.name for column in declared.columns]
     assert all(column.description for column in schema.columns)
+    said = {column.name: column.description for column in schema.columns}
+    for column, sources in COLUMN_SOURCES.get(declared.name, {}).items():
+        assert said[column].endswith(f" From {', '.join(sources)}."), column
 
 
 @pytest.mark.parametrize("name", sorted(set(WRITTEN) - {"lake_maintenance"}))

@@ -149,9 +149,7 @@ def test_export_holds_the_selection_in_training_order_with_its_manifest(finished
 
 
 def test_a_deleted_export_is_written_again_without_selecting_again(study, monkeypatch):
-    monkeypatch.setenv(
-        "PPL__SELECTION__TOKENS", "2048"
-    )  # the export of the study that this one is a copy of is not ours
+    monkeypatch.setenv("PPL__SELECTION__TOKENS", "2048")  # for an export of its own
     assert study.materialize("select_subset").success
     before = table(study, SELECTIONS).row(0, named=True)
     shutil.rmtree(before["export_path"])
