@@ -268,7 +268,7 @@ def _code_identity() -> dict[str, str]:
 def column_schema(table: LakeTable) -> dg.TableSchema:
     """The declared columns as Dagster shows them, each with the columns it is computed from.
 
-    Dagster's open-source webserver (1.13.27) hides the column lineage of a materialization, so its sources stand here too.
+    Dagster's open-source webserver (1.13.27) does not show a materialization's column lineage, so it stands here too.
     """
     sources = COLUMN_SOURCES.get(table.name, {})
     return dg.TableSchema(
