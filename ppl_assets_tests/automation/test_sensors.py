@@ -249,7 +249,12 @@ def test_sensors_and_schedule_run_as_soon_as_the_daemon_does():
         "corpus_changes": "RUNNING",
         "follow_corpora": "RUNNING",
     }
-    assert [schedule.default_status.value for schedule in definitions.schedules] == ["RUNNING"]
+    assert {schedule.name: schedule.default_status.value for schedule in definitions.schedules} == {
+        "observe_corpora_nightly": "RUNNING",
+        "look_for_broken_daily": "RUNNING",
+        "maintain_lake_weekly": "RUNNING",
+        "forget_old_runs_weekly": "RUNNING",
+    }
     assert all("Runs by itself as long as the UI does" in one.description for one in definitions.sensors)
 
 
