@@ -1,9 +1,11 @@
 """The base model's tokenizer, loaded without the model."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+import transformers
 
 from ppl_assets.errors import UserError
 
@@ -12,14 +14,16 @@ class TokenizerError(UserError, ValueError):
     """The model's tokenizer cannot be used; the message says why and what to do."""
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerFast:
     """The fast tokenizer of a model folder: chunks need its character offsets.
 
     Raises:
         TokenizerError: there is none, it cannot be loaded, or it is a slow one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise TokenizerError(
             f"{folder} has no tokenizer that can be loaded; put its tokenizer.json there "

@@ -7,7 +7,7 @@ its siblings behind, which tell the form the place's loss; so what is judged by 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ppl_assets.law.fit import refusal
 from ppl_assets.law.forms import FORMS, LINKS, LinkName, SigmaKind, design
@@ -192,4 +192,4 @@ def rank_correlation(observed: FloatArray, predicted: FloatArray) -> float:
     known = np.isfinite(predicted)
     if known.sum() < 3 or np.ptp(observed[known]) == 0 or np.ptp(predicted[known]) == 0:
         return NAN
-    return float(stats.spearmanr(observed[known], predicted[known]).statistic)
+    return float(scipy.stats.spearmanr(observed[known], predicted[known]).statistic)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ppl_assets.law.fit import LawFit, fit
 from ppl_assets.law.forms import LinkName, design
@@ -211,7 +211,7 @@ def delta_interval(
     mu, sigma, tokens = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in (mu, sigma, tokens)))
     slope = base.jacobian(mu, sigma, tokens) / norms @ (vt[keep].T / s[keep])  # [m, kept]
     deviation = np.sqrt(np.einsum("mi,ij,mj->m", slope, covariance, slope))
-    half = stats.t.ppf(0.5 + confidence / 2, noise.freedom) * deviation
+    half = scipy.stats.t.ppf(0.5 + confidence / 2, noise.freedom) * deviation
     predicted = base.predict(mu, sigma, tokens)
     return predicted * np.exp(-half), predicted * np.exp(half)
 
@@ -232,7 +232,7 @@ def effect_p_value(base: LawFit, tokens_only: LawFit) -> float:
     without, with_surface = (_between(law, index) for law in (tokens_only, base))
     if without <= with_surface:
         return 1.0
-    return float(stats.f.sf((without - with_surface) / k / max(with_surface / freedom, 1e-300), k, freedom))
+    return float(scipy.stats.f.sf((without - with_surface) / k / max(with_surface / freedom, 1e-300), k, freedom))
 
 
 def _between(base: LawFit, index: IntArray) -> float:

@@ -9,26 +9,28 @@ Transformers passes ``cu_seq_lens_q`` (int32 [documents + 1], where each begins)
 call without it is plain causal attention of every row.
 """
 
+from __future__ import annotations
+
+import importlib
 import inspect
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from itertools import groupby, pairwise
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
 
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # torch before 2.10
-    varlen = None  # type: ignore[assignment]
+varlen: Any = None
+"""torch's module of the variable-length kernel, once a CUDA machine has asked for it: importing it takes seconds."""
 
-_VARLEN_TAKES = frozenset() if varlen is None else frozenset(inspect.signature(varlen.varlen_attn).parameters)
-"""The parameters of this torch's ``varlen_attn``: 2.10 says is_causal, later versions a window. Read here, since a
-compiled model cannot."""
+_VARLEN_TAKES: frozenset[str] = frozenset()
+"""The parameters of this torch's ``varlen_attn``: 2.10 says is_causal, later versions a window. Kept here, since a
+compiled model cannot read them."""
 
 FUSED = "documents_sdpa"
 SPLIT = "documents_sdpa_by_length"
@@ -226,18 +228,27 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float, soft
     return torch.matmul(drop(torch.softmax(products, -1, dtype=wide).to(q.dtype), dropout), v)
 
 
-AttentionInterface.register(FUSED, _documents)
-AttentionInterface.register(SPLIT, partial(_documents, kernel=False))
-AttentionInterface.register(PLAIN, partial(_documents, fused=False))
+@cache
+def _register() -> None:
+    """Make the three known to transformers, on first use: its model code takes seconds to import."""
+    global varlen, _VARLEN_TAKES  # noqa: PLW0603 - what an import at the top would bind
+    if torch.cuda.is_available():
+        with suppress(ImportError):  # torch before 2.10
+            varlen = importlib.import_module("torch.nn.attention.varlen")
+            _VARLEN_TAKES = frozenset(inspect.signature(varlen.varlen_attn).parameters)
+    transformers.AttentionInterface.register(FUSED, _documents)
+    transformers.AttentionInterface.register(SPLIT, partial(_documents, kernel=False))
+    transformers.AttentionInterface.register(PLAIN, partial(_documents, fused=False))
 
 
-def use_document_attention(model: PreTrainedModel, kernel: bool = True) -> bool:
+def use_document_attention(model: transformers.PreTrainedModel, kernel: bool = True) -> bool:
     """Make the model attend document by document; False where its attention cannot be replaced.
 
     Args:
         model: the model.
         kernel: use the variable-length kernel where the device has it.
     """
+    _register()
     now = _attention_of(model)
     if now not in {FUSED, SPLIT, PLAIN}:
         if not model._can_set_attn_implementation():  # noqa: SLF001 - transformers has no public question
@@ -248,7 +259,7 @@ def use_document_attention(model: PreTrainedModel, kernel: bool = True) -> bool:
     return True
 
 
-def restore_own_attention(model: PreTrainedModel) -> None:
+def restore_own_attention(model: transformers.PreTrainedModel) -> None:
     """Give the model the attention back that it had before :func:`use_document_attention`."""
     _set_attention(model, model.__dict__.get("_ppl_assets_own_attention") or _attention_of(model))
 
@@ -258,10 +269,10 @@ def _has_kernel(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= VARLEN_CAPABILITY
 
 
-def _attention_of(model: PreTrainedModel) -> str:
+def _attention_of(model: transformers.PreTrainedModel) -> str:
     return str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no public reader
 
 
-def _set_attention(model: PreTrainedModel, name: str) -> None:
+def _set_attention(model: transformers.PreTrainedModel, name: str) -> None:
     if _attention_of(model) != name:
         model.set_attn_implementation(name)

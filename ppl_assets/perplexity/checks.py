@@ -1,11 +1,13 @@
 """Whether stored scores are complete and right: what the checks of ``perplexity_scores`` find, in one sentence each."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedModel
+import transformers
 
 from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.held_out import token_arrays
@@ -148,7 +150,7 @@ def _drawn(ids: pl.DataFrame, count: int, draw: str) -> pl.DataFrame:
     return ids.sort("chunk_id").sample(min(count, ids.height), seed=seed)
 
 
-def judge_against_oracle(sample: pl.DataFrame, model64: PreTrainedModel, policy: ScorePolicy) -> Verdict:
+def judge_against_oracle(sample: pl.DataFrame, model64: transformers.PreTrainedModel, policy: ScorePolicy) -> Verdict:
     """Whether sampled scores equal the float64 one-chunk-at-a-time value within their dtype's :data:`TOLERANCE`.
 
     Args:

@@ -6,13 +6,15 @@ and some of the vocabulary, in one reused buffer that a CPU's cache holds: a fif
 vocabulary, and small. Logits, log-sum-exp and sums are float32 or wider whatever the weights are.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ppl_assets.errors import UserError
 
@@ -52,7 +54,7 @@ class Head:
     dtype: torch.dtype
 
 
-def read_head(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
+def read_head(model: transformers.PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
     """The head of a causal language model, checked against the model's own logits.
 
     Raises:
@@ -231,7 +233,7 @@ def summed_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     return loss
 
 
-def _probe_ids(model: PreTrainedModel) -> Tensor:
+def _probe_ids(model: transformers.PreTrainedModel) -> Tensor:
     """Different runs of token ids, int64 [PROBE_DOCUMENTS, PROBE_TOKENS]."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(PROBE_DOCUMENTS * PROBE_TOKENS) * 7919 + 13) % vocabulary
@@ -244,7 +246,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def _check_head(model: PreTrainedModel, head: Head) -> None:
+def _check_head(model: transformers.PreTrainedModel, head: Head) -> None:
     """Refuse a model whose own logits are not what our head computes."""
     was_training = model.training
     model.eval()

@@ -4,6 +4,8 @@ Belongs here: everything between what a study names and a loaded model. Weights 
 from pickle; code that a checkpoint brings along is never run.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,6 @@ import torch
 import transformers
 import xxhash
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.fingerprint import fingerprint
@@ -107,7 +107,7 @@ NARROW = frozenset({"float16", "bfloat16"})
 
 def load_model(
     base: BaseModel, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """The model in eval mode: in float32, with narrow products, or (``auto``) as the checkpoint holds it.
 
     ``from_pretrained`` without a dtype loads the checkpoint's (often bfloat16), and its losses are then off by 0.4 to
@@ -126,8 +126,8 @@ def load_model(
         )
     held = widest_dtype(check_folder(Path(base.path)))
     as_held = dtype in {"auto", *NARROW}
-    disable_progress_bar()
-    model, loaded = AutoModelForCausalLM.from_pretrained(
+    transformers.utils.logging.disable_progress_bar()
+    model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
         base.path,
         dtype=held if as_held else getattr(torch, dtype),
         attn_implementation=attention,
@@ -149,7 +149,7 @@ def load_model(
     return model.to(device).eval()
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+def tokenizer_fingerprint(tokenizer: transformers.PreTrainedTokenizerFast) -> str:
     """Hash of the serialized tokenizer, whatever truncation and padding were last set; 32 hexadecimal digits."""
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copy.no_truncation()
@@ -160,9 +160,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 def _described(source: str, folder: Path, revision: str, weights: str) -> BaseModel:
     """Configuration and tokenizer of a checked folder."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(
             f"{folder} is no causal language model that transformers {transformers.__version__} knows; give one "
@@ -206,10 +206,10 @@ def _converted(file: Path, target: Path) -> Path:
     """A GGUF file as a safetensors folder in float32: dequantized once, loaded quickly ever after."""
     if (target / "config.json").is_file():
         return target
-    disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     try:
-        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
         raise ModelError(
             f"{file} cannot be read as GGUF; give a file of an architecture that transformers converts "
@@ -219,7 +219,7 @@ def _converted(file: Path, target: Path) -> Path:
     if hasattr(config, "quantization_config"):  # marks the model as quantized, which it no longer is
         del config.quantization_config
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict(), assign=True)
     with saved_at_once(target) as partial:
         model.save_pretrained(partial, safe_serialization=True)

@@ -1,15 +1,17 @@
 """The slow, plain value that every fast path is held to: one chunk, one pass, float64, the model's own logits."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from ppl_assets.perplexity.packing import sequence
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.precision import widen_while_running
 
 
-def compute_in_float64(model: PreTrainedModel) -> PreTrainedModel:
+def compute_in_float64(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """Make a model compute in float64 from the weights that it holds, one module at a time; returns the same model."""
     if model._can_set_experts_implementation():  # noqa: SLF001 - grouped products of experts know no float64
         model.set_experts_implementation("eager")
@@ -18,7 +20,7 @@ def compute_in_float64(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def oracle_nll(model64: PreTrainedModel, chunk: np.ndarray, policy: ScorePolicy) -> float:
+def oracle_nll(model64: transformers.PreTrainedModel, chunk: np.ndarray, policy: ScorePolicy) -> float:
     """Summed NLL of a chunk in nats, alone in its pass.
 
     Some norms and rotations of transformers compute in float32 whatever the model's dtype is; the error that is left

@@ -1,5 +1,7 @@
 """How a model is held whose matrix products are narrow, how wide their sums are, and how it computes wider."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch.utils.hooks import RemovableHandle
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 Held = list[tuple[torch.Tensor, torch.Tensor]]
 """Parameters and buffers of a running module, each with its narrow values."""
@@ -44,14 +45,14 @@ def float32_sums() -> Iterator[None]:
             setattr(matmul, name, reduced if split is None else (reduced, split))  # torch before 2.10 has one flag
 
 
-def exact_buffers(model: PreTrainedModel) -> None:
+def exact_buffers(model: transformers.PreTrainedModel) -> None:
     """Give a model that was loaded in a narrow dtype the buffers of a float32 one, where no checkpoint holds them.
 
     Such buffers are computed when a model is built, in the dtype it is built in: Gemma's embedding scale of 33.94 is 34
     in bfloat16. They are taken from a twin of the model in float32, whose weights take no memory.
     """
     with torch.device("meta"):
-        twin = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=torch.float32)
+        twin = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=torch.float32)
     names = [name for name, buffer in twin.named_non_persistent_buffers() if buffer.is_floating_point()]
     for name in names:
         owner, _, own = name.rpartition(".")
@@ -64,14 +65,14 @@ def exact_buffers(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(owner), own, getattr(twin.get_submodule(owner), own))
 
 
-def inner_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
+def inner_matrices(model: transformers.PreTrainedModel) -> list[torch.Tensor]:
     """The weights of all matrix products but the embeddings' and the head's."""
     outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
-    found = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D)]
+    found = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)]
     return [weight for weight in found if id(weight) not in outer]
 
 
-def narrow_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def narrow_products(model: transformers.PreTrainedModel, dtype: torch.dtype) -> None:
     """Hold the inner matrices in ``dtype`` and everything else in float32.
 
     Embeddings, head, norms, biases and buffers keep every bit that the checkpoint has, states add up in float32 from
@@ -85,7 +86,7 @@ def narrow_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
             buffer.data = buffer.data.to(torch.promote_types(buffer.dtype, torch.float32))
 
 
-def widen_while_running(model: PreTrainedModel, dtype: torch.dtype) -> list[RemovableHandle]:
+def widen_while_running(model: transformers.PreTrainedModel, dtype: torch.dtype) -> list[RemovableHandle]:
     """Make every module widen its weights and buffers to at least ``dtype`` while it runs; the hooks are returned.
 
     The values are those of a model held in ``dtype``, since widening is exact, and only one module at a time is wide: a
@@ -101,7 +102,7 @@ def widen_while_running(model: PreTrainedModel, dtype: torch.dtype) -> list[Remo
 
 
 @contextmanager
-def computing_in(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+def computing_in(model: transformers.PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
     """:func:`widen_while_running` for a while."""
     hooks = widen_while_running(model, dtype)
     try:

@@ -4,12 +4,14 @@ Belongs here: the passes that are compared, and what a model that fails is given
 ``attention``.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.attention import restore_own_attention, use_document_attention
@@ -34,7 +36,7 @@ class Packing:
     kernel: bool = True
     why: str = ""
 
-    def set_attention(self, model: PreTrainedModel) -> None:
+    def set_attention(self, model: transformers.PreTrainedModel) -> None:
         """Make the model attend as was found right: document by document, or in its own way."""
         if self.kept:
             use_document_attention(model, self.kernel)
@@ -42,7 +44,9 @@ class Packing:
             restore_own_attention(model)
 
 
-def find_packing(model: PreTrainedModel, longest: int = PROBE_TOKENS, products: torch.dtype | None = None) -> Packing:
+def find_packing(
+    model: transformers.PreTrainedModel, longest: int = PROBE_TOKENS, products: torch.dtype | None = None
+) -> Packing:
     """Make the model attend document by document, and say whether packed documents have the states they have alone.
 
     It is found by trying, with documents of different lengths, the first as long as any that will come (windows, scaled
@@ -65,7 +69,7 @@ def find_packing(model: PreTrainedModel, longest: int = PROBE_TOKENS, products: 
     return known[longest, products]
 
 
-def _found(model: PreTrainedModel, longest: int, products: torch.dtype | None) -> Packing:
+def _found(model: transformers.PreTrainedModel, longest: int, products: torch.dtype | None) -> Packing:
     narrow = products or (model.dtype if model.dtype.itemsize < 4 else None)
     was_training = model.training
     model.eval()
@@ -83,7 +87,7 @@ def _found(model: PreTrainedModel, longest: int, products: torch.dtype | None) -
 
 
 @torch.no_grad()
-def _fault(model: PreTrainedModel, longest: int, most: float, kernel: bool = True) -> str:
+def _fault(model: transformers.PreTrainedModel, longest: int, most: float, kernel: bool = True) -> str:
     """What is wrong with the states of packed documents, in words; empty where they are off by ``most`` at most.
 
     The model's own attention is in place before and after.

@@ -4,6 +4,8 @@ Belongs here: a byte-level BPE tokenizer and a Llama-type model trained from scr
 ordinary model folder, so everything after this stage treats it like any other base model.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -17,9 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
 
 from ppl_assets.perplexity.head import ModelError, backbone_states, read_head, summed_nll
 
@@ -101,7 +102,7 @@ def pretrain(recipe: Recipe, texts: Iterable[str], folder: Path, progress: Progr
     rows = _token_rows(recipe, documents, tokenizer)
     model, loss = _train(recipe, rows, int(tokenizer.bos_token_id), progress)
     record = {"recipe": asdict(recipe), "fingerprint": fingerprint, "documents": len(documents), "final_loss": loss}
-    disable_progress_bar()  # of saving, which takes milliseconds
+    transformers.utils.logging.disable_progress_bar()  # of saving, which takes milliseconds
     with saved_at_once(target) as partial:
         model.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)
@@ -132,7 +133,7 @@ class saved_at_once:  # noqa: N801 - used like a function
             shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def train_tokenizer(recipe: Recipe, documents: Sequence[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(recipe: Recipe, documents: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     """Byte-level BPE trained on the first documents; any text can be encoded, and decodes to itself."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -144,7 +145,7 @@ def train_tokenizer(recipe: Recipe, documents: Sequence[str]) -> PreTrainedToken
         show_progress=False,
     )
     backend.train_from_iterator(_up_to(documents, TOKENIZER_CHARACTERS), trainer)
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, model_max_length=recipe.context
     )
 
@@ -161,7 +162,9 @@ def _up_to(documents: Sequence[str], characters: int) -> Iterator[str]:
             return
 
 
-def _token_rows(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+def _token_rows(
+    recipe: Recipe, documents: Sequence[str], tokenizer: transformers.PreTrainedTokenizerFast
+) -> np.ndarray:
     """Documents joined by bos and cut into rows of ``context`` tokens; int64 [rows, context].
 
     Text is encoded until there is enough for one pass of the recipe; less text is seen several times.
@@ -182,9 +185,9 @@ def _token_rows(recipe: Recipe, documents: Sequence[str], tokenizer: PreTrainedT
     return np.array(ids[: rows * recipe.context], dtype=np.int64).reshape(rows, recipe.context)
 
 
-def build_model(recipe: Recipe, vocabulary: int, bos_id: int) -> LlamaForCausalLM:
+def build_model(recipe: Recipe, vocabulary: int, bos_id: int) -> transformers.LlamaForCausalLM:
     """Llama with tied embeddings and random weights; 1.33 million parameters in the default recipe."""
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=recipe.hidden,
         intermediate_size=math.ceil(recipe.hidden * 8 / 3 / 32) * 32,
@@ -197,7 +200,7 @@ def build_model(recipe: Recipe, vocabulary: int, bos_id: int) -> LlamaForCausalL
         eos_token_id=bos_id,
         attn_implementation="sdpa",
     )
-    return LlamaForCausalLM(config).float()
+    return transformers.LlamaForCausalLM(config).float()
 
 
 def _rate(done: float) -> float:
@@ -205,7 +208,9 @@ def _rate(done: float) -> float:
     return min(1.0, done / WARMUP_SHARE, (1.0 - done) / DECAY_SHARE)
 
 
-def _train(recipe: Recipe, rows: np.ndarray, bos_id: int, progress: Progress | None) -> tuple[LlamaForCausalLM, float]:
+def _train(
+    recipe: Recipe, rows: np.ndarray, bos_id: int, progress: Progress | None
+) -> tuple[transformers.LlamaForCausalLM, float]:
     """The trained model and the mean loss of its last twenty steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -5,14 +5,16 @@ section 3). Stored: the summed NLL and T, from which everything else follows. Th
 :func:`ppl_assets.perplexity.oracle.oracle_nll` within 1e-6 in float32.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.accepted import check_chunks
@@ -44,7 +46,7 @@ class _Pass:
 
     items: list[int]
     sums: Tensor
-    moments: tuple["float | torch.cuda.Event", ...]
+    moments: tuple[float | torch.cuda.Event, ...]
 
 
 class Scorer:
@@ -64,7 +66,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: transformers.PreTrainedModel,
         policy: ScorePolicy,
         row_tokens: int | None = None,
         device: str = "cpu",

@@ -4,6 +4,8 @@ Belongs here: what is measured and what it is compared with. A model's work is t
 two operations for every weight of a matrix and token, and the attention of each token to those before it.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -11,8 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+import transformers
 
 CEILING_SIZE = {"cpu": 2048, "cuda": 8192}
 """Rows, columns and depth of the product that measures a device's ceiling."""
@@ -56,7 +57,7 @@ class DeviceClock:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
 
-    def now(self) -> "float | torch.cuda.Event":
+    def now(self) -> float | torch.cuda.Event:
         """This moment in the device's order of work."""
         if not self._cuda:
             return time.perf_counter()
@@ -65,20 +66,20 @@ class DeviceClock:
         return event
 
     @staticmethod
-    def wait(moment: "float | torch.cuda.Event") -> None:
+    def wait(moment: float | torch.cuda.Event) -> None:
         """Wait until the device has come to this moment."""
         if not isinstance(moment, float):
             moment.synchronize()
 
     @staticmethod
-    def between(first: "float | torch.cuda.Event", last: "float | torch.cuda.Event") -> float:
+    def between(first: float | torch.cuda.Event, last: float | torch.cuda.Event) -> float:
         """Seconds from ``first`` to ``last``; the work up to ``last`` must be finished."""
         if isinstance(first, float) or isinstance(last, float):
             return float(last) - float(first)  # type: ignore[arg-type]
         return first.elapsed_time(last) / 1000.0
 
 
-def forward_flops(model: PreTrainedModel, lengths: Sequence[int] | np.ndarray) -> float | None:
+def forward_flops(model: transformers.PreTrainedModel, lengths: Sequence[int] | np.ndarray) -> float | None:
     """Floating-point operations of one forward pass over documents of these many tokens, attended causally.
 
     None for mixtures of experts, where which weights work depends on the tokens.
@@ -86,7 +87,9 @@ def forward_flops(model: PreTrainedModel, lengths: Sequence[int] | np.ndarray) -
     config = model.config.get_text_config()
     if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None
-    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D))
+    weights = sum(
+        m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear | transformers.pytorch_utils.Conv1D)
+    )
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * size
     counts = np.asarray(lengths, dtype=np.float64)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy
 
 from ppl_assets.plots.style import (
     FAINT,
@@ -110,7 +110,7 @@ def _row(axes: Any, place: int, rows: pl.DataFrame, column: str, color: str, con
         return
     mean, n = float(losses.mean()), len(losses)
     if n > 1:
-        half = float(stats.t.ppf(0.5 + confidence / 2, n - 1) * losses.std(ddof=1) / np.sqrt(n))
+        half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n - 1) * losses.std(ddof=1) / np.sqrt(n))
         axes.plot(
             [mean - half, mean + half], [place, place], color=color, linewidth=5, alpha=0.22, solid_capstyle="butt"
         )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 SELECTED = "selected"
 RANDOM = "random"
@@ -116,7 +116,7 @@ def paired_difference(loss_a: ArrayLike, loss_b: ArrayLike, confidence: float = 
     n, mean = int(difference.size), float(difference.mean())
     if n == 1:
         return Difference(mean, math.nan, math.nan, 1, confidence, excludes_zero=False)
-    half = float(stats.t.ppf(0.5 + confidence / 2.0, n - 1) * difference.std(ddof=1) / math.sqrt(n))
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2.0, n - 1) * difference.std(ddof=1) / math.sqrt(n))
     return Difference(mean, mean - half, mean + half, n, confidence, excludes_zero=bool(abs(mean) > half))
 
 

@@ -4,6 +4,8 @@ The trained model is written as an ordinary Hugging Face folder (safetensors and
 a process of its own without a shell, its JSON is read, and the folder is removed.
 """
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+import transformers
 
 from ppl_assets.errors import UserError
 
@@ -47,7 +49,7 @@ class Downstream:
     save_tokenizer: Callable[[Path], object]
     run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
 
-    def __call__(self, model: PreTrainedModel) -> Measures:
+    def __call__(self, model: transformers.PreTrainedModel) -> Measures:
         """Measures of a trained model by name.
 
         Raises:

@@ -4,10 +4,12 @@ Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2
 the weights learns from more data falls behind what all weights learn, by an amount that depends on the data.
 """
 
+from __future__ import annotations
+
 import importlib.util
 
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from ppl_assets.errors import UserError
 
@@ -24,7 +26,7 @@ class AdapterError(UserError, ValueError):
     """Adapters are asked for and cannot be had."""
 
 
-def add_adapters(model: PreTrainedModel, rank: int, seed: int) -> None:
+def add_adapters(model: transformers.PreTrainedModel, rank: int, seed: int) -> None:
     """Put an adapter beside every linear layer of the backbone; from now on only adapters are trained.
 
     The model computes what it did before until the first step. Random numbers come from ``seed`` alone.

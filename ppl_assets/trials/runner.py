@@ -5,6 +5,8 @@ order, where results go. Losses are measured with the scorer of the perplexity s
 loss before any training is the base model's own.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from ppl_assets.trials.checkpoints import Checkpoint
 from ppl_assets.trials.points import Evaluator, Gauge, RunState, TrialPoint
@@ -24,7 +26,7 @@ Progress = Callable[[int, int, float], None]
 
 
 def run_trial(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     chunks: Sequence[np.ndarray],
     ppl: np.ndarray,
     recipe: TrialRecipe,
@@ -35,7 +37,7 @@ def run_trial(
     progress: Progress | None = None,
     execution: Execution | None = None,
     checkpoint: Checkpoint | None = None,
-    downstream: Callable[[PreTrainedModel], dict[str, float]] | None = None,
+    downstream: Callable[[transformers.PreTrainedModel], dict[str, float]] | None = None,
 ) -> list[TrialPoint]:
     """Train on the chunks in their order and measure on the way.
 

@@ -3,6 +3,8 @@
 Belongs here: what a step does to the weights. Does not belong here: which chunks a step gets, and at what rate.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +12,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.head import ModelError, summed_nll
@@ -40,7 +42,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: transformers.PreTrainedModel,
         recipe: TrialRecipe,
         evaluate: Evaluator,
         prefix_id: int | None,
@@ -68,7 +70,7 @@ class Trainer:
         self._averaged = 0
 
     @property
-    def model(self) -> PreTrainedModel:
+    def model(self) -> transformers.PreTrainedModel:
         """The model with the weights as they are now."""
         return self._model
 
@@ -256,7 +258,7 @@ def _adamw(parameters: Sequence[torch.nn.Parameter], recipe: TrialRecipe) -> tor
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=ADAM_BETAS, fused=True)
 
 
-def _recompute_activations(model: PreTrainedModel) -> None:
+def _recompute_activations(model: transformers.PreTrainedModel) -> None:
     """Turn gradient checkpointing on; random numbers of dropout are the same the second time."""
     if not model.supports_gradient_checkpointing:
         raise ModelError(

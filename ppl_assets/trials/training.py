@@ -3,13 +3,15 @@
 Belongs here: from chunk ids in order to rows. The loop itself is in ``runner.py``.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedModel
+import transformers
 
 from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
@@ -92,7 +94,7 @@ def study_setting(study: Study, snapshot: Snapshot, policy: ScorePolicy, recipe:
 
 
 def train(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     setting: Setting,
     chunks: pl.DataFrame,
     token_ids: Mapping[str, np.ndarray],
@@ -102,7 +104,7 @@ def train(
     progress: Callable[[int, int, float], None],
     execution: Execution,
     checkpoint: Checkpoint | None = None,
-    downstream: Callable[[PreTrainedModel], dict[str, float]] | None = None,
+    downstream: Callable[[transformers.PreTrainedModel], dict[str, float]] | None = None,
 ) -> list[TrialPoint]:
     """Train on ``chunks`` (chunk_id, ppl; in order) and measure under ``setting``."""
     evaluator = Evaluator(

@@ -1,6 +1,7 @@
 """The variable-length kernel, with one written out by us in its place, since CPU has none; and without."""
 
 import copy
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -45,8 +46,17 @@ def of_torch(
     )
 
 
+@pytest.fixture
+def kernel_of_this_torch(monkeypatch):
+    """What a CUDA machine would have found of torch's kernel."""
+    from torch.nn.attention import varlen
+
+    monkeypatch.setattr(attention, "_VARLEN_TAKES", frozenset(inspect.signature(varlen.varlen_attn).parameters))
+
+
 @pytest.mark.parametrize("window", [0, 1, 4, 16])
 @pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.usefixtures("kernel_of_this_torch")
 def test_the_kernel_is_given_windows_groups_and_scale_as_it_means_them(window, key_heads, monkeypatch):
     monkeypatch.setattr(attention, "varlen", SimpleNamespace(varlen_attn=of_torch))
     torch.manual_seed(0)
@@ -59,6 +69,7 @@ def test_the_kernel_is_given_windows_groups_and_scale_as_it_means_them(window, k
     torch.testing.assert_close(kernel, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("kernel_of_this_torch")
 def test_the_kernels_call_is_one_graph(monkeypatch):
     """What it asks of torch is known before a model is compiled."""
     fake = torch.library.custom_op("ppl_assets_tests::kernel", stand_in, mutates_args=())

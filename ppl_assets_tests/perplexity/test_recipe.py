@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers import AutoTokenizer
 
 from ppl_assets.perplexity import recipe as recipe_module
@@ -49,7 +50,7 @@ pretrain(TINY, TEXTS, Path({str(tmp_path)!r}), kill)
 
 
 def test_a_failed_save_leaves_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe_module.LlamaForCausalLM, "save_pretrained", lambda *_args, **_given: 1 / 0)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", lambda *_args, **_given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pretrain(TINY, TEXTS, tmp_path)
     assert list(tmp_path.iterdir()) == []
