@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.action(options) or 0)
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's own message
+        return 2
+    except OSError as error:
+        print(f"{error.filename or 'a file'}: {error.strerror or error}. What was finished is kept.", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)  # noqa: T201
@@ -100,6 +104,8 @@ def _ui(options: argparse.Namespace) -> int:
     with study_instance(platform.study):
         platform.lake.snapshot()
     platform.lake.close()
+    _require_free(options.host, options.port)
+    lock = None if options.read_only else _lock_of_the_ui(platform.root)
     environment = {**os.environ, "PPL_ASSETS_STUDY": str(platform.study_file)}
     if options.path_prefix:  # an option of the webserver that `dagster dev` does not pass on
         environment["DAGSTER_WEBSERVER_PATH_PREFIX"] = options.path_prefix
@@ -107,7 +113,48 @@ def _ui(options: argparse.Namespace) -> int:
     command = [*program, "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
     sys.stdout.flush()
     # In this very process: whoever ends it ends the UI, its daemon and all that they started.
-    os.execve(command[0], command, environment)  # noqa: S606 - our own command line
+    try:
+        os.execve(command[0], command, environment)  # noqa: S606 - our own command line
+    finally:  # it was not
+        if lock is not None:
+            os.close(lock)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Whether the UI can listen there.
+
+    Raises:
+        StudyError: another program listens there, or the address is not this machine's.
+    """
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise StudyError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error}); is the UI open there already? "
+            "If not, name another port: make ui PORT=3001, or --port 3001"
+        ) from error
+
+
+def _lock_of_the_ui(root: Path) -> int:
+    """Descriptor of a lock that the program held to its end: two daemons on one study would start everything twice.
+
+    Raises:
+        StudyError: another process holds it.
+    """
+    import fcntl
+
+    descriptor = os.open(root / "ui.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StudyError(
+            "the UI of this study runs already, with its daemon; open it in the browser, end it with Ctrl-C where it "
+            "was started, or add --read-only for a second one that only shows"
+        ) from error
+    os.set_inheritable(descriptor, True)
+    return descriptor
 
 
 def _sql(options: argparse.Namespace) -> int:

@@ -1,9 +1,13 @@
 """Commands on the selections and the lake: selections, diff, export, maintain."""
 
 import argparse
+import math
 from pathlib import Path
 
 from ppl_assets.errors import UserError
+
+MOST_HOURS = 87_600
+"""Ten years."""
 
 
 class CommandError(UserError, ValueError):
@@ -23,11 +27,22 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where its folder is made; default: the exports")
     export.set_defaults(action=_export)
     maintain = commands.add_parser("maintain", help="keep the lake small: the job maintain_lake, run here")
-    maintain.add_argument("--wait-hours", type=float, help="age at which unused files are removed; default: 24")
+    maintain.add_argument("--wait-hours", type=_hours, help="age at which unused files are removed; default: 24")
     maintain.add_argument(
         "--orphans", action="store_true", help="with storage.tables: remove files there that this lake does not know"
     )
     maintain.set_defaults(action=_maintain)
+
+
+def _hours(text: str) -> float:
+    """Hours that a person gave: none, up to ten years."""
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 <= hours <= MOST_HOURS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; give hours from 0 to {MOST_HOURS:,}")
+    return hours
 
 
 def _selections(_options: argparse.Namespace) -> None:
@@ -52,6 +67,8 @@ def _diff(options: argparse.Namespace) -> None:
     file: Path | None = options.chunks
     if file and file.suffix not in (".parquet", ".csv"):
         raise CommandError(f"--chunks {file} is neither .parquet nor .csv; end it in one of them")
+    if file and not file.parent.is_dir():
+        raise CommandError(f"--chunks {file}: there is no folder {file.parent}; make it first")
     pair = (find_selection(made, named[0]), find_selection(made, named[1])) if named else last_two(made)
     found = changes(lake, *pair)
     tables = [found.by_reason, found.counts, found.facts]
@@ -67,6 +84,8 @@ def _export(options: argparse.Namespace) -> None:
     from ppl_assets.subset.handover import differing_files, export_again
     from ppl_assets.subset.history import find_selection, selections
 
+    if options.to and options.to.exists() and not options.to.is_dir():
+        raise CommandError(f"--to {options.to} is a file; name a folder, which is made where it is absent")
     platform = Platform()
     made, exports = selections(platform.lake), platform.root / "exports"
     one = find_selection(made, options.selection or str(made[-1].snapshot if made else 0))
@@ -99,5 +118,7 @@ def _maintain(options: argparse.Namespace) -> int:
     (event,) = result.asset_materializations_for_node("lake_maintenance")
     for name, value in event.metadata.items():
         if not name.startswith("dagster/"):
-            print(f"{name:<24} {value.value}")  # noqa: T201 - the command's output
+            is_table = str(value.value).startswith("|")
+            text = f"\n{value.value}\n" if is_table else f"{name:<24} {value.value}"
+            print(text)  # noqa: T201 - the command's output
     return 0

@@ -9,6 +9,7 @@ Nothing that may still be open is removed: files leave the catalog first, and th
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -168,7 +169,10 @@ def maintain(
 def disk(lake: Lake) -> Disk:
     """Files of all tables: on disk, or what the catalog says of those in an object store."""
     if "://" not in lake.tables:
-        sizes = [file.stat().st_size for file in Path(lake.tables).rglob("*.parquet")]
+        sizes = []
+        for file in Path(lake.tables).rglob("*.parquet"):
+            with suppress(FileNotFoundError):  # a writer took it back
+                sizes.append(file.stat().st_size)
         return Disk(len(sizes), sum(sizes))
     sql = "SELECT count(*), coalesce(sum(file_size_bytes), 0)::BIGINT FROM __ducklake_metadata_lake.ducklake_data_file"
     return Disk(*lake.query(sql).row(0))

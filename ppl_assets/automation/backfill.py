@@ -13,20 +13,20 @@ import dagster as dg
 from rich.console import Console
 
 from ppl_assets import progress
-from ppl_assets.automation.broken import broken_partitions, mending_command
+from ppl_assets.automation.broken import OBSERVED, broken_partitions, mending_command
 from ppl_assets.automation.jobs import STAGE_JOBS, observe_corpora
 from ppl_assets.automation.plan import partitions_of
 from ppl_assets.automation.run import Display, RunError, execute
 from ppl_assets.errors import UserError
-from ppl_assets.resources import FORCE_TAG, Platform
+from ppl_assets.resources import CORPORA_TAG, FORCE_TAG, Platform
 
-JOBS = {"raw_corpus": observe_corpora, **STAGE_JOBS}
+JOBS = {OBSERVED: observe_corpora, **STAGE_JOBS}
 """The job of everything that can be backfilled."""
 
 BACKFILL_TAG = "ppl_assets/backfill"
 """Tag of the runs of one backfill: the UI's runs can be filtered by it."""
 
-SHOWN = 12
+SHOWN = 16
 """Names listed in a message; the closest come first."""
 
 
@@ -138,8 +138,9 @@ def backfill(
             display.begin(f"{number}/{len(partitions)} {name}")
             started = time.monotonic()
             is_over = False
+            key, said_so = (None, {CORPORA_TAG: partition}) if asset == OBSERVED else (partition, {})
             try:
-                result = execute(definitions, platform, instance, JOBS[asset].name, partition, tags)
+                result = execute(definitions, platform, instance, JOBS[asset].name, key, tags | said_so)
             except RunError as error:
                 outcome.failed[partition], said, is_over = str(error), f"failed: {error}", error.ends_process
             else:

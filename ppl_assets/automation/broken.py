@@ -17,13 +17,20 @@ from ppl_assets.automation.jobs import observe_corpora
 from ppl_assets.automation.plan import BLOCKING_CHECKS, INPUTS, partitions_of
 from ppl_assets.automation.run import innermost
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.resources import Platform
+from ppl_assets.resources import CORPORA_TAG, Platform
 from ppl_assets.study import shown_study
 
 OBSERVED = "raw_corpus"
 
 SHOWN = 6
 """Partitions that are named in one line."""
+
+SCORED = "perplexity_scores"
+
+MAINTAINED = "lake_maintenance"
+
+WAITED = "until it is mended or removed, landscape, subset and report do not follow other changes by themselves"
+"""Of a corpus that was never scored: the landscape waits for the scores of all."""
 
 OBSERVATIONS_LOOKED_AT = 500
 """Runs that are searched for the latest look at the corpora."""
@@ -55,7 +62,15 @@ class Broken:
 def find_broken(platform: Platform, instance: dg.DagsterInstance) -> list[Broken]:
     """Everything that is broken, in the order in which the data runs."""
     reasons = {asset: broken_partitions(asset, platform, instance) for asset in (OBSERVED, *INPUTS)}
-    return [Broken(asset, found, mending_command(asset, platform)) for asset, found in reasons.items() if found]
+    scored = instance.get_materialized_partitions(dg.AssetKey(SCORED))
+    waited_for = set(partitions_of(SCORED, platform, instance)) - scored
+    for asset in (OBSERVED, "chunks", SCORED):
+        for key in waited_for & set(reasons[asset]):
+            reasons[asset][key] = f"{reasons[asset][key].rstrip('.')}; {WAITED}"
+    found = [Broken(asset, keys, mending_command(asset, platform)) for asset, keys in reasons.items() if keys]
+    if failed := _failed_runs(MAINTAINED, [""], instance):
+        found.append(Broken(MAINTAINED, {"": _why(failed[""], instance)}, "ppl-assets maintain"))
+    return found
 
 
 def broken_partitions(asset: str, platform: Platform, instance: dg.DagsterInstance) -> dict[str, str]:
@@ -113,9 +128,10 @@ def _with_status(run_ids: set[str], status: dg.DagsterRunStatus, instance: dg.Da
 
 
 def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str, str]:
-    """Corpora that could not be looked at; a look at one corpus speaks of that alone, any other of all.
+    """Corpora that could not be looked at; a look speaks of the partition or the corpora that it names, else of all.
 
-    A look may be a run of the job, of the nightly schedule, or of a backfill.
+    A look may be a run of the job, of the nightly schedule, or of a backfill. One that failed speaks well of those whose
+    version it tells.
     """
     reasons: dict[str, str] = {}
     undecided = set(keys)
@@ -125,11 +141,20 @@ def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str
         if not _observes(run) or not run.is_finished:
             continue
         partition = run.tags.get("dagster/partition")
-        spoken_of = undecided & ({partition} if partition else set(keys))
+        named = {partition} if partition else set(run.tags.get(CORPORA_TAG, "").split())
+        spoken_of = undecided & (named or set(keys))
         undecided -= spoken_of
         if run.status == dg.DagsterRunStatus.FAILURE and spoken_of:
-            reasons |= dict.fromkeys(spoken_of, _why(run.run_id, instance))
+            unread = spoken_of - _told_of(run.run_id, instance)
+            reasons |= dict.fromkeys(unread, _why(run.run_id, instance))
     return {key: reasons[key] for key in keys if key in reasons}
+
+
+def _told_of(run_id: str, instance: dg.DagsterInstance) -> set[str]:
+    """The partitions whose content version a run told."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
+    events = [record.event_log_entry.dagster_event for record in records]
+    return {event.partition for event in events if event is not None and event.partition}
 
 
 def _observes(run: dg.DagsterRun) -> bool:
@@ -142,6 +167,10 @@ def _why(run_id: str, instance: dg.DagsterInstance) -> str:
         event = record.event_log_entry.dagster_event
         if event is not None and event.step_failure_data.error:
             return f"run {run_id[:8]} failed: {innermost(event.step_failure_data.error)[1].rstrip('.')}."
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records:
+        event = record.event_log_entry.dagster_event
+        if event is not None and event.message:
+            return f"run {run_id[:8]} failed: {event.message.rstrip('.')}."
     return f"run {run_id[:8]} failed before a step could say why."
 
 

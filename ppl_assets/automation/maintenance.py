@@ -36,6 +36,7 @@ class MaintenanceConfig(dg.Config):
     wait_hours: float = Field(
         default=WAIT_HOURS,
         ge=0,
+        le=87_600,
         description=(
             "Files that no snapshot has any more, and leftovers of killed runs, are removed this many hours after they "
             "were last used: somebody may still be reading them. 0 only where nobody else uses the lake."

@@ -123,14 +123,13 @@ def tick(
 
 
 def _observation(partitions: Sequence[str], now: float) -> dg.RunRequest:
-    """One run that observes these partitions: of the partition where there is one, else named by its tag."""
-    one = partitions[0] if len(partitions) == 1 else None
-    return dg.RunRequest(
-        job_name=observe_corpora.name,
-        run_key=f"{now:.3f}",
-        partition_key=one,
-        tags={} if one else {CORPORA_TAG: " ".join(partitions)},
-    )
+    """One run that observes these partitions, named by its tag.
+
+    A run of one partition that fails would count as that partition's failed materialization for ever, since an
+    observation makes none.
+    """
+    tags = {CORPORA_TAG: " ".join(partitions)}
+    return dg.RunRequest(job_name=observe_corpora.name, run_key=f"{now:.3f}", tags=tags)
 
 
 def _told(new: Sequence[str], changed: Sequence[str], waiting: Sequence[str], gone: Sequence[str]) -> list[str]:

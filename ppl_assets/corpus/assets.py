@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 
 from ppl_assets.corpus.budget import last_kept_id, within_budget
 from ppl_assets.corpus.digest import UnorderedDigest
@@ -61,15 +62,30 @@ def versions_of(study: Study, roles: tuple[str, ...]) -> dict[str, str]:
     description="The team's files. Observed, never written: one data version a corpus, from the files' content.",
 )
 def raw_corpus(context: dg.OpExecutionContext, platform: Platform) -> dg.DataVersionsByPartition:
-    """Data version of each corpus partition asked for, by its key or by the run's tag, or of all."""
+    """Data version of each corpus partition asked for, by its key or by the run's tag, or of all.
+
+    Raises:
+        CorpusError: some cannot be read; the others are observed all the same.
+    """
     study = platform.study
     tagged = context.run.tags.get(CORPORA_TAG, "").split() or study.corpus_partitions()
     asked = list(context.partition_keys) if context.has_partition_key else tagged
-    versions = {}
+    versions: dict[str, str | dg.DataVersion] = {}
+    unread: dict[str, str] = {}
     for partition in asked:
         _, settings, bucket = study.corpus_of(partition)
-        versions[partition] = corpus_version(settings, bucket)
-        context.log.info(f"corpus {partition} has content version {versions[partition]}")
+        try:
+            version = corpus_version(settings, bucket)
+        except CorpusError as error:
+            unread[partition] = str(error).rstrip(".")
+        else:
+            versions[partition] = version
+            context.log.info(f"corpus {partition} has content version {version}")
+    if unread:
+        for partition, version in versions.items():
+            tags = {DATA_VERSION_TAG: str(version), DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+            context.log_event(dg.AssetObservation("raw_corpus", partition=partition, tags=tags))
+        raise CorpusError("; ".join(f"corpus {partition}: {sentence}" for partition, sentence in unread.items()))
     return dg.DataVersionsByPartition(versions)
 
 

@@ -91,7 +91,7 @@ def corpus_version(settings: CorpusSection, bucket: int = 0) -> str:
     (``VERSIONED_SETTINGS``). Reads every byte, in constant memory; modification times do not count.
 
     Raises:
-        CorpusError: there is nothing to read.
+        CorpusError: there is nothing to read, or a file cannot be read.
     """
     digest = xxhash.xxh3_128()
     for name in VERSIONED_SETTINGS:
@@ -103,9 +103,14 @@ def corpus_version(settings: CorpusSection, bucket: int = 0) -> str:
 
 def _content_hash(file: SourceFile) -> str:
     digest = xxhash.xxh3_128()
-    with file.open() as stream:
-        while block := stream.read(READ_BYTES):
-            digest.update(block)
+    try:
+        with file.open() as stream:
+            while block := stream.read(READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise CorpusError(
+            f"{file.url} cannot be read ({error.strerror or error}); repair it, remove it, or name it under exclude"
+        ) from error
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
+from filelock import FileLock
 
 from ppl_assets.durable import flush
 from ppl_assets.subset.card import Description, Source, dataset_card
@@ -42,7 +43,7 @@ def write_export(
     """Write ``folder/selection_id`` from batches in training order; memory follows the batch.
 
     An export of the same selection is replaced: set aside, then the new one takes its name, so between two renames
-    there is none, and never a half one. One process at a time writes a selection.
+    there is none, and never a half one. Processes that write the same selection do so in turn.
 
     Args:
         folder: where exports lie; made if absent.
@@ -61,15 +62,16 @@ def write_export(
         raise ExportError(f"selection id {selection_id!r} cannot name a folder; use letters, digits, _ and -")
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / selection_id
-    remove_leftovers(folder, selection_id)
-    unfinished = folder / f".{selection_id}.{uuid.uuid4().hex}.part"
-    unfinished.mkdir()
-    try:
-        _write_files(unfinished, selection_id, batches, description, shard_tokens)
-        _put_in_place(unfinished, final)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with FileLock(folder / f".{selection_id}.lock"):  # what another process has begun is no leftover
+        remove_leftovers(folder, selection_id)
+        unfinished = folder / f".{selection_id}.{uuid.uuid4().hex}.part"
+        unfinished.mkdir()
+        try:
+            _write_files(unfinished, selection_id, batches, description, shard_tokens)
+            _put_in_place(unfinished, final)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     return final
 
 

@@ -64,7 +64,8 @@ class Team:
 
 def asked_by(request: dg.RunRequest) -> list[str]:
     assert request.job_name == "observe_corpora"
-    return [request.partition_key] if request.partition_key else request.tags[CORPORA_TAG].split()
+    assert request.partition_key is None
+    return request.tags[CORPORA_TAG].split()
 
 
 @pytest.fixture
