@@ -1,8 +1,12 @@
 """The ``ppl-assets`` command: what it starts."""
 
+import os
+import socket
+
 import pytest
 
 from ppl_assets import cli
+from ppl_assets.study import StudyError
 
 
 class _Replaced(BaseException):
@@ -36,6 +40,29 @@ def test_the_ui_listens_on_loopback_with_its_daemon(started):
 
 def test_the_ui_behind_a_proxy_gets_its_path(started):
     assert started("--path-prefix", "/ppl")[1]["DAGSTER_WEBSERVER_PATH_PREFIX"] == "/ppl"
+
+
+def test_a_second_ui_of_a_study_is_refused_with_what_to_do(tmp_path):
+    first = cli._lock_of_the_ui(tmp_path)
+    with pytest.raises(StudyError, match=r"runs already, with its daemon; .* or add --read-only"):
+        cli._lock_of_the_ui(tmp_path)
+    os.close(first)
+    os.close(cli._lock_of_the_ui(tmp_path))
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StudyError, match=rf"127.0.0.1:{port} cannot be listened on .* name another port"):
+            cli._require_free("127.0.0.1", port)
+    cli._require_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("hours", ["-1", "nan", "1e9", "soon"])
+def test_hours_that_cannot_be_are_refused(hours, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["maintain", "--wait-hours", hours])
+    assert f"'{hours}' is not accepted; give hours from 0 to 87,600" in capsys.readouterr().err
 
 
 def test_the_ui_that_only_shows_has_no_daemon(started):

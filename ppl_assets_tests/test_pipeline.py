@@ -9,11 +9,13 @@ import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from ppl_assets.automation import run
 from ppl_assets.automation.instance import LAUNCHER_TAG, study_instance
 from ppl_assets.automation.jobs import STAGE_JOBS
 from ppl_assets.automation.plan import pending
-from ppl_assets.automation.run import RunError
+from ppl_assets.automation.run import RunError, StageOutcome
 from ppl_assets.automation.summary import lineage_table, summary
 from ppl_assets.corpus.assets import stored_test_set
 from ppl_assets.corpus.leaks import Overlap
@@ -35,6 +37,7 @@ from ppl_assets.tables import (
 )
 from ppl_assets.trials import assets as trials_assets
 from ppl_assets.trials.trainer import Trainer
+from ppl_assets_tests.conftest import TinyStudy
 
 
 def table(study, name):
@@ -379,3 +382,18 @@ def test_materializing_before_what_is_above_says_what_to_do(study, monkeypatch):
         result = job.execute_in_process(instance=instance, partition_key="easy", raise_on_error=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure][:1]
     assert "table base_model has 0 rows" in failure.step_failure_data.error.cause.message
+
+
+def test_a_new_corpus_leaves_nothing_unsynced_that_does_not_depend_on_it(study):
+    (study.folder / "corpora" / "new").mkdir()
+    (study.folder / "corpora" / "new" / "a.txt").write_text("some words more")
+    study.file.write_text(study.file.read_text() + '\n[corpora.new]\npath = "corpora/new"\n')
+    study = TinyStudy(study.folder)
+    assert study.materialize("observe_corpora").success
+    with study_instance(study.platform.study) as instance:
+        for asset in run.BELOW_FILES:
+            assert run._is_unsynced(asset, study.definitions, instance)
+            outcome = StageOutcome(asset)
+            run._stage(study.definitions, study.platform, instance, run.Display(Console(quiet=True)), outcome)
+            assert (outcome.computed, outcome.unchanged) == (0, 1)
+            assert not run._is_unsynced(asset, study.definitions, instance)

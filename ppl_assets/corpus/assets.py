@@ -70,20 +70,20 @@ def raw_corpus(context: dg.OpExecutionContext, platform: Platform) -> dg.DataVer
     study = platform.study
     tagged = context.run.tags.get(CORPORA_TAG, "").split() or study.corpus_partitions()
     asked = list(context.partition_keys) if context.has_partition_key else tagged
-    versions: dict[str, str | dg.DataVersion] = {}
+    versions: dict[str, str] = {}
     unread: dict[str, str] = {}
     for partition in asked:
         _, settings, bucket = study.corpus_of(partition)
         try:
             version = corpus_version(settings, bucket)
-        except CorpusError as error:
+        except (CorpusError, OSError) as error:
             unread[partition] = str(error).rstrip(".")
         else:
             versions[partition] = version
             context.log.info(f"corpus {partition} has content version {version}")
     if unread:
         for partition, version in versions.items():
-            tags = {DATA_VERSION_TAG: str(version), DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+            tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
             context.log_event(dg.AssetObservation("raw_corpus", partition=partition, tags=tags))
         raise CorpusError("; ".join(f"corpus {partition}: {sentence}" for partition, sentence in unread.items()))
     return dg.DataVersionsByPartition(versions)

@@ -9,6 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def write_export(
         raise ExportError(f"selection id {selection_id!r} cannot name a folder; use letters, digits, _ and -")
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / selection_id
-    with FileLock(folder / f".{selection_id}.lock"):  # what another process has begun is no leftover
+    with _turn(folder / f".{selection_id}.lock"):  # what another process has begun is no leftover
         remove_leftovers(folder, selection_id)
         unfinished = folder / f".{selection_id}.{uuid.uuid4().hex}.part"
         unfinished.mkdir()
@@ -73,6 +74,17 @@ def write_export(
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
     return final
+
+
+@contextmanager
+def _turn(file: Path) -> Iterator[None]:
+    """Wait for one's turn. The lock's file does not stay: who waited for it sees that it is gone and asks anew."""
+    with FileLock(file):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps an open file
+                file.unlink()
 
 
 def is_export(folder: Path, sources: Sequence[Source], shard_tokens: int | None) -> bool:

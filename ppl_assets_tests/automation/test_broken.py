@@ -5,9 +5,11 @@ import pytest
 
 from ppl_assets.automation.broken import LOOK_DAILY, broken_lines, find_broken
 from ppl_assets.automation.instance import study_instance
+from ppl_assets.corpus.files import SourceFile
 from ppl_assets.corpus.leaks import Overlap
 from ppl_assets.lake import LakeError
-from ppl_assets.resources import Step
+from ppl_assets.resources import CORPORA_TAG, Step
+from ppl_assets_tests.conftest import TinyStudy
 
 
 def found(study) -> dict[str, list[str]]:
@@ -61,6 +63,42 @@ def test_rows_that_failed_a_blocking_check_are_broken_until_it_passes(study, mon
     assert "chunks (1: easy): blocking check no_candidate_holds_test_text failed" in line
     study.materialize("chunk_corpus", "easy")
     assert found(study) == {}
+
+
+def test_one_corpus_that_cannot_be_read_keeps_no_other_from_being_observed_and_the_one_never_scored_is_waited_for(
+    study, monkeypatch
+):
+    for name in ("notes", "weird"):
+        (study.folder / "corpora" / name).mkdir()
+        (study.folder / "corpora" / name / "a.txt").write_text(f"some words of {name}")
+        study.file.write_text(study.file.read_text() + f'\n[corpora.{name}]\npath = "corpora/{name}"\n')
+    study = TinyStudy(study.folder)
+    tags, opened = {CORPORA_TAG: "notes weird"}, SourceFile.open
+
+    def open_or_fail(file):
+        return _raise(OSError(5, "EIO")) if "weird" in file.url else opened(file)
+
+    with monkeypatch.context() as away:
+        away.setattr(SourceFile, "open", open_or_fail)
+        assert not study.materialize("observe_corpora", tags=tags).success
+    with study_instance(study.platform.study) as instance:
+        (one,) = find_broken(study.platform, instance)
+        assert list(one.reasons) == ["weird"]
+        told = instance.fetch_observations(dg.AssetKey("raw_corpus"), limit=1).records[0].asset_observation
+    assert told.partition == "notes"
+    assert "a.txt cannot be read (EIO); repair it, remove it, or name it under exclude" in one.sentence
+    assert "until it is mended or removed, landscape, subset and report do not follow" in one.sentence
+    assert study.materialize("observe_corpora", tags=tags).success
+    assert found(study) == {}
+
+
+def test_maintenance_that_failed_is_broken_too(study, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setattr("ppl_assets.automation.maintenance.plan", lambda *_: _raise(LakeError("the lake is away")))
+        assert not study.materialize("maintain_lake").success
+    with study_instance(study.platform.study) as instance:
+        (one,) = find_broken(study.platform, instance)
+    assert "the lake is away. Mend it with: ppl-assets maintain" in one.sentence
 
 
 def test_a_corpus_that_could_not_be_looked_at_is_broken_until_it_was(study, monkeypatch):

@@ -1,7 +1,10 @@
 """Exports: what is written comes back, in order, in files of the size asked for, whole or not at all."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -179,3 +182,23 @@ def test_a_null_is_named(tmp_path: Path) -> None:
 def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ExportError, match="cannot name a folder"):
         write_export(tmp_path, name, [batch(["a"])], description())
+
+
+def test_two_that_write_one_selection_do_so_in_turn(tmp_path):
+    began, go_on = threading.Event(), threading.Event()
+
+    def slowly():
+        began.set()
+        assert go_on.wait(30)
+        yield batch(["a", "b"])
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write_export, tmp_path, "sel", slowly(), description())
+        assert began.wait(30)
+        second = pool.submit(write_export, tmp_path, "sel", [batch(["a", "b"])], description())
+        time.sleep(0.3)
+        assert not second.done()
+        go_on.set()
+        assert first.result(30) == second.result(30) == tmp_path / "sel"
+    assert (tmp_path / "sel" / "manifest.json").is_file()
+    assert not list(tmp_path.glob(".*.part"))
