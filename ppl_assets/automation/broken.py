@@ -130,8 +130,8 @@ def _with_status(run_ids: set[str], status: dg.DagsterRunStatus, instance: dg.Da
 def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str, str]:
     """Corpora that could not be looked at; a look speaks of the partition or the corpora that it names, else of all.
 
-    A look may be a run of the job, of the nightly schedule, or of a backfill. One that failed still told the versions of
-    those that it could read.
+    A look may be a run of the job, of the nightly schedule, or of a backfill. One that failed still told the versions
+    of those that it could read.
     """
     reasons: dict[str, str] = {}
     undecided = set(keys)

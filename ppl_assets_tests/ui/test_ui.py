@@ -179,10 +179,10 @@ def _first_backfill(url: str) -> str:
 def _ended(url: str, backfill: str) -> str:
     """How a backfill ended."""
     query = f'{{ partitionBackfillOrError(backfillId: "{backfill}") {{ ... on PartitionBackfill {{ status }} }} }}'
-    until = time.monotonic() + 240
+    until = time.monotonic() + 480
     while time.monotonic() < until:
         status = str(asked(url, query)["partitionBackfillOrError"]["status"])
         if status.startswith("COMPLETED") or status in ("FAILED", "CANCELED"):
             return status
         time.sleep(2)
-    pytest.fail("the backfill did not end within four minutes")
+    pytest.fail("the backfill did not end within eight minutes")
