@@ -6,9 +6,6 @@ from pathlib import Path
 
 from ppl_assets.errors import UserError
 
-MOST_HOURS = 87_600
-"""Ten years."""
-
 
 class CommandError(UserError, ValueError):
     """A command was not given what it needs; the message says what."""
@@ -35,7 +32,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _hours(text: str) -> float:
-    """Hours that a person gave: none, up to ten years."""
+    """Hours that a person gave, as the job takes them."""
+    from ppl_assets.lake_maintenance import MOST_HOURS
+
     try:
         hours = float(text)
     except ValueError:

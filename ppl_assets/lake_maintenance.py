@@ -20,6 +20,9 @@ import polars as pl
 
 from ppl_assets.lake import Lake, Provenance
 
+MOST_HOURS = 87_600
+"""Longest that unused files may be kept: ten years."""
+
 AT_ONCE = 500
 """Snapshots that one statement expires: each takes a commit's text with it."""
 

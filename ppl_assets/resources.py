@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -48,6 +48,18 @@ GPU_POOL = "gpu"
 
 CORPORA_TAG = "ppl_assets/corpora"
 """Tag of a run that observes several corpora at once: their partition keys, with spaces between."""
+
+
+def tag_of_corpora(partitions: Iterable[str]) -> dict[str, str]:
+    """The tag of a run that observes these corpora."""
+    return {CORPORA_TAG: " ".join(partitions)}
+
+
+def tagged_corpora(tags: Mapping[str, str]) -> list[str]:
+    """The corpora that a run's tag names; none where it has no such tag."""
+    return tags.get(CORPORA_TAG, "").split()
+
+
 FORCE_TAG = "ppl_assets/force"
 """Tag of a run that computes anew what its inputs already made; ``true`` in the UI's dialog, or ``--force``."""
 

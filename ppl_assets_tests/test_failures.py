@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_while_exporting_leaves_no_half_export(study, monkey
     selection = table(study, SELECTIONS).row(0, named=True)
     exports = study.platform.root / "exports"
     assert selection["selection_id"] not in [path.name for path in exports.iterdir()]
-    assert not [path for path in exports.iterdir() if path.suffix in (".part", ".old")]
+    assert not [path for path in exports.iterdir() if path.name.startswith(".")]
     assert study.materialize("select_subset").success
     assert (exports / selection["selection_id"] / "manifest.json").is_file()
 

@@ -18,7 +18,7 @@ from ppl_assets.automation.jobs import STAGE_JOBS, observe_corpora
 from ppl_assets.automation.plan import partitions_of
 from ppl_assets.automation.run import Display, RunError, execute
 from ppl_assets.errors import UserError
-from ppl_assets.resources import CORPORA_TAG, FORCE_TAG, Platform
+from ppl_assets.resources import FORCE_TAG, Platform, tag_of_corpora
 
 JOBS = {OBSERVED: observe_corpora, **STAGE_JOBS}
 """The job of everything that can be backfilled."""
@@ -138,7 +138,7 @@ def backfill(
             display.begin(f"{number}/{len(partitions)} {name}")
             started = time.monotonic()
             is_over = False
-            key, said_so = (None, {CORPORA_TAG: partition}) if asset == OBSERVED else (partition, {})
+            key, said_so = (None, tag_of_corpora([partition])) if asset == OBSERVED else (partition, {})
             try:
                 result = execute(definitions, platform, instance, JOBS[asset].name, key, tags | said_so)
             except RunError as error:

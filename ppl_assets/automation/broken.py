@@ -17,7 +17,7 @@ from ppl_assets.automation.jobs import observe_corpora
 from ppl_assets.automation.plan import BLOCKING_CHECKS, INPUTS, partitions_of
 from ppl_assets.automation.run import innermost
 from ppl_assets.markdown import as_markdown_table
-from ppl_assets.resources import CORPORA_TAG, Platform
+from ppl_assets.resources import Platform, tagged_corpora
 from ppl_assets.study import shown_study
 
 OBSERVED = "raw_corpus"
@@ -141,7 +141,7 @@ def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str
         if not _observes(run) or not run.is_finished:
             continue
         partition = run.tags.get("dagster/partition")
-        named = {partition} if partition else set(run.tags.get(CORPORA_TAG, "").split())
+        named = {partition} if partition else set(tagged_corpora(run.tags))
         spoken_of = undecided & (named or set(keys))
         undecided -= spoken_of
         if run.status == dg.DagsterRunStatus.FAILURE and spoken_of:
@@ -152,9 +152,14 @@ def _not_observed(keys: Sequence[str], instance: dg.DagsterInstance) -> dict[str
 
 def _told_of(run_id: str, instance: dg.DagsterInstance) -> set[str]:
     """The partitions whose content version a run told."""
-    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
-    events = [record.event_log_entry.dagster_event for record in records]
-    return {event.partition for event in events if event is not None and event.partition}
+    told = _events(run_id, dg.DagsterEventType.ASSET_OBSERVATION, instance)
+    return {event.partition for event in told if event.partition}
+
+
+def _events(run_id: str, kind: dg.DagsterEventType, instance: dg.DagsterInstance) -> list[dg.DagsterEvent]:
+    """The events of one kind in a run, in their order."""
+    records = instance.get_records_for_run(run_id, of_type=kind).records
+    return [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
 
 
 def _observes(run: dg.DagsterRun) -> bool:
@@ -163,13 +168,11 @@ def _observes(run: dg.DagsterRun) -> bool:
 
 def _why(run_id: str, instance: dg.DagsterInstance) -> str:
     """The sentence of what failed in a run, and where to read more."""
-    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records:
-        event = record.event_log_entry.dagster_event
-        if event is not None and event.step_failure_data.error:
+    for event in _events(run_id, dg.DagsterEventType.STEP_FAILURE, instance):
+        if event.step_failure_data.error:
             return f"run {run_id[:8]} failed: {innermost(event.step_failure_data.error)[1].rstrip('.')}."
-    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records:
-        event = record.event_log_entry.dagster_event
-        if event is not None and event.message:
+    for event in _events(run_id, dg.DagsterEventType.RUN_FAILURE, instance):
+        if event.message:
             return f"run {run_id[:8]} failed: {event.message.rstrip('.')}."
     return f"run {run_id[:8]} failed before a step could say why."
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ppl_assets.fingerprint import fingerprint
 from ppl_assets.lake import Provenance
-from ppl_assets.lake_maintenance import Disk, Maintained, maintain, plan
+from ppl_assets.lake_maintenance import MOST_HOURS, Disk, Maintained, maintain, plan
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.resources import Platform, table_metadata
 from ppl_assets.subset.history import kept_selections
@@ -36,7 +36,7 @@ class MaintenanceConfig(dg.Config):
     wait_hours: float = Field(
         default=WAIT_HOURS,
         ge=0,
-        le=87_600,
+        le=MOST_HOURS,
         description=(
             "Files that no snapshot has any more, and leftovers of killed runs, are removed this many hours after they "
             "were last used: somebody may still be reading them. 0 only where nobody else uses the lake."

@@ -167,19 +167,11 @@ def _stage(
                 break
         else:
             outcome.computed += 1
-    try:
-        if (
-            asset in BELOW_FILES
-            and not outcome.computed
-            and not failures
-            and _is_unsynced(asset, definitions, instance)
-        ):
-            execute(definitions, platform, instance, STAGE_JOBS[asset].name, None)
-    except RunError as error:
-        failures.append(str(error))
-    outcome.seconds = time.monotonic() - started
     if failures:
         raise RunError("\n".join(failures))
+    if asset in BELOW_FILES and not outcome.computed and _is_unsynced(asset, definitions, instance):
+        execute(definitions, platform, instance, STAGE_JOBS[asset].name, None)
+    outcome.seconds = time.monotonic() - started
     number = list(STAGE_JOBS).index(asset) + 1
     console.print(f"[bold]{number:>2}/{len(STAGE_JOBS)}[/] {asset:<22} {outcome.sentence()}", highlight=False)
     if said := remark(asset, platform):

@@ -17,7 +17,7 @@ from ppl_assets.automation.jobs import check_study, observe_corpora
 from ppl_assets.automation.outstanding import versions_in_force
 from ppl_assets.corpus.watch import GONE, from_json, look, study_stamps, to_json
 from ppl_assets.errors import UserError
-from ppl_assets.resources import CORPORA_TAG, CORPUS_PARTITIONS, Platform
+from ppl_assets.resources import CORPUS_PARTITIONS, Platform, tag_of_corpora
 from ppl_assets.study import Study
 
 INTERVAL_VARIABLE = "PPL_ASSETS_SENSOR_SECONDS"
@@ -128,8 +128,7 @@ def _observation(partitions: Sequence[str], now: float) -> dg.RunRequest:
     A run of one partition that fails would count as that partition's failed materialization for ever, since an
     observation makes none.
     """
-    tags = {CORPORA_TAG: " ".join(partitions)}
-    return dg.RunRequest(job_name=observe_corpora.name, run_key=f"{now:.3f}", tags=tags)
+    return dg.RunRequest(job_name=observe_corpora.name, run_key=f"{now:.3f}", tags=tag_of_corpora(partitions))
 
 
 def _told(new: Sequence[str], changed: Sequence[str], waiting: Sequence[str], gone: Sequence[str]) -> list[str]:
@@ -168,7 +167,7 @@ def observe_corpora_nightly(context: dg.ScheduleEvaluationContext, platform: Pla
         return dg.SkipReason(
             "Every corpus is being written to; the sensor corpus_changes asks for each once it is quiet."
         )
-    return dg.RunRequest(tags={CORPORA_TAG: " ".join(quiet)})
+    return dg.RunRequest(tags=tag_of_corpora(quiet))
 
 
 SCHEDULES = [observe_corpora_nightly]

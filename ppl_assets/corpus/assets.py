@@ -21,7 +21,6 @@ from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot, Write
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.resources import (
-    CORPORA_TAG,
     CORPUS_PARTITIONS,
     Inputs,
     Platform,
@@ -29,6 +28,7 @@ from ppl_assets.resources import (
     column_schema,
     in_plain_words,
     table_metadata,
+    tagged_corpora,
 )
 from ppl_assets.study import Study
 from ppl_assets.tables import BASE_MODEL, CHUNKS, CLEANING_COUNTS, REJECTED_ROWS, TEST_DOCUMENTS
@@ -68,7 +68,7 @@ def raw_corpus(context: dg.OpExecutionContext, platform: Platform) -> dg.DataVer
         CorpusError: some cannot be read; the others are observed all the same.
     """
     study = platform.study
-    tagged = context.run.tags.get(CORPORA_TAG, "").split() or study.corpus_partitions()
+    tagged = tagged_corpora(context.run.tags) or study.corpus_partitions()
     asked = list(context.partition_keys) if context.has_partition_key else tagged
     versions: dict[str, str] = {}
     unread: dict[str, str] = {}
