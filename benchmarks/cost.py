@@ -20,7 +20,7 @@ from benchmarks.environment import device_name, note, versions
 from benchmarks.models import DTYPES, SHAPES, chunk_lengths, random_chunks, random_model, random_scorer
 from benchmarks.timing import NOMINAL_H100, Rival, Times, take_turns, warm_up
 from ppl_assets.failures import is_out_of_memory
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 
 ROOM = 1.1
 """Memory that a model is taken to need, over that of its weights."""

@@ -7,10 +7,9 @@ themselves).
 
 import errno
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from ppl_assets.errors import UserError
 
@@ -64,8 +63,9 @@ _MEMORY_SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, under whichever name: torch's own, cuBLAS', or wrapped by a compiler."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _MEMORY_SIGNS)
+    torch, text = sys.modules.get("torch"), str(error).lower()  # what was never imported raised nothing
+    is_torchs = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return is_torchs or any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def machine_failure(error: BaseException, asset: str, folder: Path) -> MachineError | None:

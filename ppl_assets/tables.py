@@ -70,6 +70,7 @@ BASE_MODEL = LakeTable(
         Column("context_length", _INT, "Context window in tokens."),
         Column("bos_id", _INT, "Beginning-of-sequence token, where the tokenizer has one.", nullable=True),
         Column("eos_id", _INT, "End-of-sequence token, where the tokenizer has one.", nullable=True),
+        Column("attention", _TEXT, "Attention that ``auto`` is for this model class.", nullable=True),
     ),
 )
 

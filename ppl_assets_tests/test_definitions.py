@@ -1,6 +1,8 @@
+import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +11,7 @@ import yaml
 
 from ppl_assets.column_sources import COLUMN_SOURCES
 from ppl_assets.definitions import build_defs, defs
+from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.resources import column_lineage
 from ppl_assets.tables import TABLES
 
@@ -141,3 +144,32 @@ def test_workspace_validates_without_a_warning_from_our_code():
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "ppl_assets/" not in output
+
+
+SLOW_TO_IMPORT = {"torch", "transformers", "matplotlib", "bokeh", "scipy.stats", "scipy.spatial"}
+"""Seconds each, or half of one; a run imports the definitions, and so does what starts its steps."""
+
+
+def slow_modules(code: str, **environment: str) -> set[str]:
+    """Those of SLOW_TO_IMPORT that a new process holds after running the code."""
+    told = f"{code}\nimport sys; print(*sorted(set({SLOW_TO_IMPORT!r}) & set(sys.modules)), file=sys.stderr)"
+    command = [sys.executable, "-c", told]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_importing_the_definitions_imports_nothing_that_only_some_steps_need():
+    assert slow_modules("import torch") >= {"torch"}
+    assert slow_modules("import ppl_assets.definitions") == set()
+
+
+def test_what_is_up_to_date_is_told_without_loading_a_model_class(finished_study):
+    code = "from ppl_assets.cli import main; main(['status'])"
+    assert slow_modules(code, PPL_ASSETS_STUDY=str(finished_study.file)) == set()
+
+
+def test_the_attention_of_a_model_that_was_recorded_without_it_is_found(finished_study):
+    snapshot = finished_study.platform.lake.snapshot()
+    base = stored_base_model(snapshot)
+    policies = {study_policy(finished_study.platform.study, replace(base, attention=told)) for told in ("sdpa", None)}
+    assert len(policies) == 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-
-import transformers
+from typing import TYPE_CHECKING
 
 from ppl_assets.errors import UserError
+
+if TYPE_CHECKING:
+    import transformers
 
 
 class TokenizerError(UserError, ValueError):
@@ -20,6 +22,8 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerFast:
     Raises:
         TokenizerError: there is none, it cannot be loaded, or it is a slow one.
     """
+    import transformers  # noqa: PLC0415 - takes a second, which only a step that cuts text should cost
+
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, use_fast=True, trust_remote_code=False, local_files_only=True

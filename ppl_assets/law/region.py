@@ -3,12 +3,14 @@
 Outside the hull every form of the law runs off to its floor somewhere, so nothing is searched or promised there.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError
+import scipy
 
 from ppl_assets.law.forms import FORMS, SigmaKind
 from ppl_assets.law.observations import FloatArray, IntArray, MaskArray, Observations
@@ -48,7 +50,7 @@ class SearchRegion:
     inside: Reachable = everywhere
 
     @classmethod
-    def of(cls, obs: Observations, inside: Reachable = everywhere) -> "SearchRegion":
+    def of(cls, obs: Observations, inside: Reachable = everywhere) -> SearchRegion:
         """The region of these measurements, one point a run; without runs that ended no better than the base model.
 
         No form can follow a loss at or above the base model's, so nothing may be promised near such a place.
@@ -56,13 +58,13 @@ class SearchRegion:
         return cls(*obs.subset(~np.isin(obs.run, obs.harmful_runs)).run_means(), inside)
 
     @cached_property
-    def _hull(self) -> ConvexHull | None:
+    def _hull(self) -> scipy.spatial.ConvexHull | None:
         points = np.unique(np.stack([np.log(self.mu), np.log(self.sigma)], axis=1).round(9), axis=0)
         if len(points) < 3:
             return None
         try:
-            return ConvexHull(points)
-        except QhullError:
+            return scipy.spatial.ConvexHull(points)
+        except scipy.spatial.QhullError:
             return None
 
     @property
@@ -160,7 +162,7 @@ class Slopes:
     vv: FloatArray
 
     @classmethod
-    def at(cls, form: str, u: FloatArray, v: FloatArray, sigma_kind: SigmaKind = "deviation") -> "Slopes":
+    def at(cls, form: str, u: FloatArray, v: FloatArray, sigma_kind: SigmaKind = "deviation") -> Slopes:
         """Central differences of a form's columns at points [M]."""
         h = DIFFERENCE
 

@@ -13,18 +13,15 @@ from ppl_assets.fingerprint import fingerprint, fingerprint_of_rows
 from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.accepted import ScoringError
+from ppl_assets.perplexity.base_model import BaseModel
 from ppl_assets.perplexity.checks import judge_against_oracle, judge_completeness, sampled_scores
 from ppl_assets.perplexity.device import resolve_device
 from ppl_assets.perplexity.landscape_rows import landscape_rows
-from ppl_assets.perplexity.loaded import cached_model, oracle_model
-from ppl_assets.perplexity.models import BaseModel, has_changed, resolve_base_model
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.recipe import Recipe
 from ppl_assets.perplexity.scopes import landscape_scopes
 from ppl_assets.perplexity.score_rows import ScoreSpool, carried_rows, digest, merged
-from ppl_assets.perplexity.scorer import Scorer
+from ppl_assets.perplexity.scored import Scored
 from ppl_assets.perplexity.scorer_facts import ScorerFacts, changed_scorer, facts_of
-from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, Scored, batch_chunks, compiles, score_batches
 from ppl_assets.perplexity.stored import content_versions, stored_base_model, study_policy
 from ppl_assets.resources import (
     CORPUS_PARTITIONS,
@@ -74,6 +71,8 @@ def _files_of(source: str) -> list[tuple[str, int, int]]:
 
 def _is_in_place(base: BaseModel) -> bool:
     """Whether the model's folder is there and holds what it held."""
+    from ppl_assets.perplexity.models import has_changed
+
     return Path(base.path).exists() and not has_changed(base)
 
 
@@ -92,6 +91,9 @@ def _is_in_place(base: BaseModel) -> bool:
 @in_plain_words
 def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Resolve the base model, or pre-train it, and record its fingerprints."""
+    from ppl_assets.perplexity.models import resolve_base_model
+    from ppl_assets.perplexity.recipe import Recipe
+
     study, step = platform.study, platform.step(context, CODE_VERSION)
     inputs = base_model_inputs(study, step.lake, step.snapshot)
     commit = step.unchanged(inputs)
@@ -182,6 +184,10 @@ def _scored(
     missing = sizes.filter(~pl.col("chunk_id").is_in(list(known)))
     if missing.is_empty():
         return Scored(), None
+    from ppl_assets.perplexity.loaded import cached_model
+    from ppl_assets.perplexity.scorer import Scorer
+    from ppl_assets.perplexity.scoring import CHUNK_COLUMNS, batch_chunks, compiles, score_batches
+
     device = resolve_device(study.study.device)
     model = cached_model(base, device, policy.dtype, policy.attention)
     compiled = compiles(study.score.compile, device, int(sizes["n_tokens"].sum()))
@@ -260,6 +266,8 @@ def every_chunk_is_scored(context: dg.AssetCheckExecutionContext, platform: Plat
 )
 def scores_match_the_oracle(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """Score a random sample again, slowly and in float64: another one at every materialization, half of it new."""
+    from ppl_assets.perplexity.loaded import oracle_model
+
     partition, snapshot = context.partition_key, platform.lake.snapshot()
     base = stored_base_model(snapshot)
     policy = study_policy(platform.study, base)

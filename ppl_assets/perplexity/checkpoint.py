@@ -14,7 +14,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from ppl_assets.fingerprint import fingerprint
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import transformers
 
 from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.held_out import token_arrays
-from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.tables import CHUNKS, PERPLEXITY_SCORES
+
+if TYPE_CHECKING:
+    import transformers
 
 ORACLE_SAMPLE = 4
 """Chunks a partition that a check scores again in float64."""
@@ -158,6 +160,8 @@ def judge_against_oracle(sample: pl.DataFrame, model64: transformers.PreTrainedM
         model64: the oracle's model.
         policy: the scores' policy.
     """
+    from ppl_assets.perplexity.oracle import oracle_nll  # noqa: PLC0415 - torch takes seconds, the other checks need none
+
     nll, n_scored = sample["nll"].to_numpy(), sample["n_scored"].to_numpy()
     truth = np.array([oracle_nll(model64, tokens, policy) for tokens in token_arrays(sample["tokens"])])
     tolerance = TOLERANCE[policy.dtype]

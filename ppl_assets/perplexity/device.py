@@ -1,6 +1,6 @@
 """Which device the model runs on."""
 
-import torch
+import importlib.metadata
 
 from ppl_assets.errors import UserError
 
@@ -16,9 +16,18 @@ def resolve_device(wanted: str) -> str:
         DeviceError: cuda is asked for and there is none.
     """
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
+        return "cuda" if _has_cuda() else "cpu"
+    if wanted == "cuda" and not _has_cuda():
         raise DeviceError(
             "study.device = 'cuda', but torch sees no CUDA device; use 'auto' or 'cpu', or a CUDA build of torch"
         )
     return wanted
+
+
+def _has_cuda() -> bool:
+    """Whether torch sees a CUDA device. A build for CPUs says so by its version, without being imported."""
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        return False
+    import torch  # noqa: PLC0415 - takes seconds, and every step asks for the device
+
+    return torch.cuda.is_available()

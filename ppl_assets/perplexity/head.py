@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from ppl_assets.errors import UserError
+from ppl_assets.perplexity.errors import ModelError
 
 BLOCK_ROWS = 512
 """Rows of logits that exist at a time where gradients are taken."""
@@ -29,10 +29,6 @@ TILE_NUMBERS = 2**23
 
 PROBE_DOCUMENTS, PROBE_TOKENS = 3, 12
 """Size of the passes that compare what is computed here with the model's own."""
-
-
-class ModelError(UserError, ValueError):
-    """The model cannot be used as given; the message says what was given, what is accepted and what to do."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import transformers
 
-from ppl_assets.perplexity.models import BaseModel, load_model
+from ppl_assets.perplexity.base_model import BaseModel
+from ppl_assets.perplexity.models import load_model
 from ppl_assets.perplexity.oracle import compute_in_float64
 
 

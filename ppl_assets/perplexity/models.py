@@ -7,7 +7,6 @@ from pickle; code that a checkpoint brings along is never run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,15 @@ from tokenizers import Tokenizer
 
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.fingerprint import fingerprint
+from ppl_assets.perplexity.base_model import BaseModel
 from ppl_assets.perplexity.checkpoint import check_folder, config_fingerprint, file_hash, widest_dtype
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 from ppl_assets.perplexity.hub import download
+from ppl_assets.perplexity.policy import attention_of
 from ppl_assets.perplexity.precision import exact_buffers, narrow_products
 from ppl_assets.perplexity.recipe import Progress, Recipe, pretrain, saved_at_once
 
 GeneralTexts = Callable[[], Iterable[str]]
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """The resolved base model; the columns of table base_model, where each is described."""
-
-    model_id: str
-    source: str
-    path: str
-    revision: str
-    weights_fingerprint: str
-    tokenizer_fingerprint: str
-    architecture: str
-    parameters: int
-    vocabulary: int
-    context_length: int
-    bos_id: int | None
-    eos_id: int | None
 
 
 def resolve_base_model(
@@ -194,6 +177,7 @@ def _described(source: str, folder: Path, revision: str, weights: str) -> BaseMo
         context_length=int(context),
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
+        attention=attention_of(type(model).__name__),
     )
 
 

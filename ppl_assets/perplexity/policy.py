@@ -5,9 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
-import transformers
-
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 
 SCORER_VERSION = "3"
 """Raise it when a change in scorer, head, packing or attention changes a score; every chunk is then rescored.
@@ -58,11 +56,12 @@ def resolve_policy(
     eos_id: int | None,
     model_id: str,
     tokenizer_id: str,
-    architecture: str = "",
+    model_attention: str = "sdpa",
 ) -> ScorePolicy:
     """The policy with every ``auto`` decided: bos, else eos, else unscored; float16 products on CUDA, else float32.
 
-    float16 costs what bfloat16 costs and rounds eight times finer; docs/scoring.md has both measured.
+    float16 costs what bfloat16 costs and rounds eight times finer; docs/scoring.md has both measured. For attention
+    ``auto`` is ``model_attention``, the :func:`attention_of` the model.
 
     Raises:
         ModelError: a prefix is asked for that the tokenizer does not have.
@@ -76,14 +75,23 @@ def resolve_policy(
         raise ModelError(f"first_token = {first_token!r}, but the tokenizer has no {first_token} token; use auto")
     if dtype == "auto":
         dtype = "float16" if device.startswith("cuda") else "float32"
-    if attention == "auto":  # Gemma 2 caps attention logits, which sdpa cannot
-        attention = "sdpa" if getattr(getattr(transformers, architecture, None), "_supports_sdpa", True) else "eager"
     return ScorePolicy(
         first_token=cast("Literal['bos', 'eos', 'unscored']", first_token),
         prefix_id=ids[first_token],
         window_tokens=window_tokens,
         dtype=dtype,
-        attention=attention,
+        attention=model_attention if attention == "auto" else attention,
         model_id=model_id,
         tokenizer_id=tokenizer_id,
     )
+
+
+def attention_of(architecture: str) -> str:
+    """The attention that ``auto`` is for a model class: sdpa, or eager where transformers cannot.
+
+    Gemma 2 caps attention logits, which sdpa cannot. Loading a model class takes several seconds, which is why the
+    base model's row in the lake keeps the answer.
+    """
+    import transformers  # noqa: PLC0415 - asked once a base model
+
+    return "sdpa" if getattr(getattr(transformers, architecture, None), "_supports_sdpa", True) else "eager"

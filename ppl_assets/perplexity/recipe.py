@@ -22,7 +22,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ppl_assets.perplexity.head import ModelError, backbone_states, read_head, summed_nll
+from ppl_assets.perplexity.errors import ModelError
+from ppl_assets.perplexity.head import backbone_states, read_head, summed_nll
 
 RECIPE_VERSION = "1"
 """Raise it when a change here changes the weights."""

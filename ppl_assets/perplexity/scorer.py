@@ -19,13 +19,15 @@ from torch import Tensor
 from ppl_assets.failures import is_out_of_memory
 from ppl_assets.perplexity.accepted import check_chunks
 from ppl_assets.perplexity.ahead import ahead
-from ppl_assets.perplexity.head import Head, ModelError, backbone_states, read_head, token_nll
+from ppl_assets.perplexity.errors import ModelError
+from ppl_assets.perplexity.head import Head, backbone_states, read_head, token_nll
 from ppl_assets.perplexity.packing import RowPlan, TokenRows, build_rows, fixed_width, plan_rows, sequence
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.perplexity.precision import computing_in, float32_sums, inner_matrices
 from ppl_assets.perplexity.probe import find_packing
+from ppl_assets.perplexity.scored import StageSeconds
 from ppl_assets.perplexity.scores import Scores, scores_of
-from ppl_assets.perplexity.speed import DeviceClock, StageSeconds
+from ppl_assets.perplexity.speed import DeviceClock
 
 ROW_TOKENS = {"cpu": 2048, "cuda": 16_384}
 """Places of one pass where the study does not say: what a CPU's cache likes, and what fills a GPU."""

@@ -10,17 +10,21 @@ another machine, would cost days for digits that nobody reads. Code of ours that
 then say where to look.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import polars as pl
-import torch
-import transformers
 
 from ppl_assets import __version__
 from ppl_assets.lake import Snapshot
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.tables import SCORERS
+
+if TYPE_CHECKING:
+    from ppl_assets.perplexity.scorer import Scorer
 
 _SCHEMA = pl.Schema(SCORERS.schema)
 
@@ -51,8 +55,8 @@ def facts_of(scorer: Scorer, tokens_per_second: float | None = None) -> ScorerFa
     return ScorerFacts(
         scorer.device.type,
         scorer.packs,
-        str(torch.__version__),
-        str(transformers.__version__),
+        version("torch"),
+        version("transformers"),
         __version__,
         tokens_per_second,
     )

@@ -9,7 +9,6 @@ one, and with them the same bytes.
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,9 +19,10 @@ import torch
 from ppl_assets.perplexity.ahead import ahead
 from ppl_assets.perplexity.held_out import token_arrays
 from ppl_assets.perplexity.score_rows import ScoreSpool, score_rows
+from ppl_assets.perplexity.scored import Scored
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scores import Scores
-from ppl_assets.perplexity.speed import StageSeconds, forward_flops, matmul_ceiling
+from ppl_assets.perplexity.speed import forward_flops, matmul_ceiling
 from ppl_assets.progress import Progress
 
 CHUNK_COLUMNS = ["chunk_id", "tokens", "n_tokens", "n_bytes", "first_token_bytes"]
@@ -33,44 +33,6 @@ parameters on two cores; some seconds of a GPU, which drains once a batch."""
 
 COMPILE_TOKENS = 20_000_000
 """Tokens of a partition from which compiling for CUDA, about a minute, is repaid."""
-
-
-@dataclass
-class Scored:
-    """What scoring a partition came to.
-
-    Attributes:
-        chunks: chunks scored.
-        tokens: their tokens, prefixes not counted.
-        elapsed: seconds in all.
-        seconds: where they went.
-        packing_efficiency: tokens over computed places.
-        overflowed: chunks that were not finite in 16 bits, scored in float32.
-        fraction_of_ceiling: floating-point operations a second over the machine's matrix products; None where unknown.
-    """
-
-    chunks: int = 0
-    tokens: int = 0
-    elapsed: float = 0.0
-    seconds: StageSeconds = field(default_factory=StageSeconds)
-    packing_efficiency: float = 1.0
-    overflowed: int = 0
-    fraction_of_ceiling: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens over elapsed seconds."""
-        return self.tokens / max(self.elapsed, 1e-9)
-
-    @property
-    def sentence(self) -> str:
-        """One line for the log."""
-        ceiling = self.fraction_of_ceiling
-        share = "" if ceiling is None else f", {ceiling:.0%} of what the machine's matrix products reach"
-        return (
-            f"{self.chunks:,} chunks of {self.tokens:,} tokens scored in {self.elapsed:,.1f} s: "
-            f"{self.tokens_per_second:,.0f} tokens/s{share}; slowest stage: {self.seconds.slowest}"
-        )
 
 
 def batch_chunks(device: str, chunk_tokens: int) -> int:

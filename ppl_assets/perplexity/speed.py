@@ -1,4 +1,4 @@
-"""How fast scoring is, and how fast the machine could be: floating-point work, matrix-product ceiling, stages.
+"""How fast scoring is, and how fast the machine could be: floating-point work, matrix-product ceiling, clock.
 
 Belongs here: what is measured and what it is compared with. A model's work is the usual count for one forward pass:
 two operations for every weight of a matrix and token, and the attention of each token to those before it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -20,35 +19,6 @@ CEILING_SIZE = {"cpu": 2048, "cuda": 8192}
 
 CEILING_PRODUCTS = 5
 """Products in a row: on a shared machine a single one says little."""
-
-
-@dataclass
-class StageSeconds:
-    """Where the time of a scoring run went, in seconds.
-
-    Attributes:
-        reading: waiting for chunks from the lake.
-        packing: waiting for rows to be built.
-        backbone: the model without its head.
-        head: logits, log-sum-exp and sums.
-        writing: waiting for finished rows to be kept.
-    """
-
-    reading: float = 0.0
-    packing: float = 0.0
-    backbone: float = 0.0
-    head: float = 0.0
-    writing: float = 0.0
-
-    @property
-    def slowest(self) -> str:
-        """Name of the longest stage."""
-        return max(fields(self), key=lambda stage: getattr(self, stage.name)).name
-
-    @property
-    def scorer(self) -> float:
-        """Seconds of the scorer itself: all but reading and writing."""
-        return self.packing + self.backbone + self.head
 
 
 class DeviceClock:

@@ -1,9 +1,9 @@
 """The base model read back from the lake, and what follows from it and the study: the score policy in force."""
 
 from ppl_assets.lake import Snapshot
+from ppl_assets.perplexity.base_model import BaseModel
 from ppl_assets.perplexity.device import resolve_device
-from ppl_assets.perplexity.models import BaseModel
-from ppl_assets.perplexity.policy import ScorePolicy, resolve_policy
+from ppl_assets.perplexity.policy import ScorePolicy, attention_of, resolve_policy
 from ppl_assets.study import Study
 from ppl_assets.tables import BASE_MODEL
 
@@ -25,7 +25,7 @@ def study_policy(study: Study, base: BaseModel) -> ScorePolicy:
         eos_id=base.eos_id,
         model_id=base.model_id,
         tokenizer_id=base.tokenizer_fingerprint,
-        architecture=base.architecture,
+        model_attention=base.attention or attention_of(base.architecture),
     )
 
 

@@ -1,15 +1,18 @@
 """The fitted law on a grid over mean and deviation of perplexity, with the colours and levels that it is drawn in."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, to_hex
-from matplotlib.patches import Polygon
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from matplotlib.colors import LinearSegmentedColormap
+
 LEVELS = 9
-PALETTE = LinearSegmentedColormap.from_list("loss", ["#3f86b5", "#8ab8d4", "#c5dbe7", "#ebf1f4", "#fbf7f0"])
 
 
 @dataclass(frozen=True)
@@ -86,19 +89,33 @@ class SurfaceByTokens:
         return in_hull(self.hull, self.mu, self.sigma)
 
 
+@lru_cache(maxsize=1)
+def palette() -> LinearSegmentedColormap:
+    """The surface's colours from the least loss to the greatest."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("loss", ["#3f86b5", "#8ab8d4", "#c5dbe7", "#ebf1f4", "#fbf7f0"])
+
+
 def shades(number: int) -> list[str]:
-    """The surface's colours from the least loss to the greatest, as hexadecimal texts."""
-    return [to_hex(color) for color in PALETTE(np.linspace(0.0, 1.0, number))]
+    """So many colours of the palette, as hexadecimal texts."""
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in palette()(np.linspace(0.0, 1.0, number))]
 
 
 def loss_levels(loss: NDArray[np.float64]) -> NDArray[np.float64]:
     """Round losses for contours, from below the least to above the greatest."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = float(loss.min()), float(loss.max())
     return np.asarray(MaxNLocator(LEVELS).tick_values(low, max(high, low + 1e-9)))
 
 
 def in_hull(hull: NDArray[np.float64], mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[s, m] whether a grid point lies in the hull, on logarithmic axes."""
+    from matplotlib.patches import Polygon
+
     across, up = np.meshgrid(np.log(mu), np.log(sigma))
     path = Polygon(np.log(hull), closed=True).get_path()
     inside: NDArray[np.bool_] = path.contains_points(np.column_stack([across.ravel(), up.ravel()]))

@@ -3,20 +3,21 @@
 Belongs here: what two charts share. Does not belong here: any one chart.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Size = Literal["page", "small"]
 """page: for a desktop page. small: for a phone and for Dagster's metadata pane."""
@@ -82,12 +83,17 @@ def styled(size: Size) -> Iterator[None]:
         "figure.constrained_layout.h_pad": 0.05,
         "figure.constrained_layout.w_pad": 0.05,
     }
+    import matplotlib as mpl
+
     with mpl.rc_context(settings):
         yield
 
 
 def new_figure(size: Size, height: float) -> Figure:
     """An empty figure of the size's width and ``height`` inches, drawn by Agg."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH_INCHES[size], height), dpi=DOTS_PER_INCH[size], layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -95,6 +101,8 @@ def new_figure(size: Size, height: float) -> Figure:
 
 def encode(figure: Figure) -> bytes:
     """The figure as a PNG with a palette: a third of the bytes, no visible difference."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return _palette_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), COLORS)
@@ -184,6 +192,8 @@ def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
 
 def log_axis(axis: Any, low: float, high: float, text: Any = plain_text, most: int = 9) -> None:
     """Plain-number ticks for a logarithmic axis that runs from ``low`` to ``high``."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
     axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))

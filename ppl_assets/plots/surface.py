@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.patches import Polygon
 
-from ppl_assets.plots.grid import PALETTE, LawSurface, in_hull, loss_levels
+from ppl_assets.plots.grid import LawSurface, in_hull, loss_levels, palette
 from ppl_assets.plots.style import (
     INK,
     MUTED,
@@ -85,6 +84,8 @@ def _scale(figure: Any, axes: Any, filled: Any, surface: LawSurface) -> None:
 
 def _contours(axes: Any, surface: LawSurface, size: Size) -> Any:
     """Filled contours and thin labelled lines, clipped to the hull."""
+    from matplotlib.patches import Polygon
+
     patch = Polygon(surface.hull, closed=True, facecolor="none", edgecolor=INK, linewidth=1.0, zorder=4)
     axes.add_patch(patch)
     inside = in_hull(surface.hull, surface.mu, surface.sigma)
@@ -92,7 +93,7 @@ def _contours(axes: Any, surface: LawSurface, size: Size) -> Any:
     shown = values[np.isfinite(values)] if np.isfinite(values).any() else surface.loss[np.isfinite(surface.loss)]
     levels = loss_levels(shown)
     masked = np.ma.masked_invalid(surface.loss)
-    filled = axes.contourf(surface.mu, surface.sigma, masked, levels=levels, cmap=PALETTE, extend="max", zorder=1)
+    filled = axes.contourf(surface.mu, surface.sigma, masked, levels=levels, cmap=palette(), extend="max", zorder=1)
     lines = axes.contour(
         surface.mu, surface.sigma, masked, levels=levels[1:-1], colors="#5f7f93", linewidths=0.5, zorder=2
     )

@@ -1,5 +1,7 @@
 """The trials group in Dagster: trial_losses."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 import polars as pl
 
@@ -10,7 +12,6 @@ from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.markdown import as_markdown_table
 from ppl_assets.perplexity.assets import base_model
 from ppl_assets.perplexity.device import resolve_device
-from ppl_assets.perplexity.loaded import cached_model
 from ppl_assets.perplexity.stored import stored_base_model, study_policy
 from ppl_assets.regimes.assets import regime_partitions
 from ppl_assets.regimes.cost import budget_problem, cost_of_trials
@@ -27,10 +28,8 @@ from ppl_assets.resources import (
 )
 from ppl_assets.study import Study
 from ppl_assets.tables import TRIAL_LOSSES
-from ppl_assets.trials.checkpoints import CheckpointFolder
 from ppl_assets.trials.downstream import Downstream
-from ppl_assets.trials.lora import SCREENING
-from ppl_assets.trials.recipe import LAW_POINTS, Execution
+from ppl_assets.trials.recipe import LAW_POINTS, SCREENING, Execution
 from ppl_assets.trials.training import (
     EXECUTION,
     Setting,
@@ -44,12 +43,17 @@ from ppl_assets.trials.training import (
     train,
 )
 
+if TYPE_CHECKING:
+    from ppl_assets.trials.checkpoints import CheckpointFolder
+
 CODE_VERSION = "2"
 """Of the rows around a run; the training loop has a version of its own in the setting's fingerprint."""
 
 
-def checkpoints(study: Study, step: Step) -> CheckpointFolder:
+def checkpoints(study: Study, step: Step) -> "CheckpointFolder":
     """Where runs are saved on the way."""
+    from ppl_assets.trials.checkpoints import CheckpointFolder
+
     return CheckpointFolder(study.storage.root / "spool" / "checkpoints", step.log)
 
 
@@ -137,6 +141,8 @@ def train_subset(
     downstream: Downstream | None = None,
 ) -> pl.DataFrame:
     """Train the base model on ``subset`` within a step; measurements under ``name``, ``note`` in the progress line."""
+    from ppl_assets.perplexity.loaded import cached_model
+
     device, progress = resolve_device(study.study.device), step.progress("tokens")
     points = train(
         cached_model(stored_base_model(step.snapshot), device, "float32", setting.policy.attention),

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
-
-import transformers
+from typing import TYPE_CHECKING, Any
 
 from ppl_assets.errors import UserError
+
+if TYPE_CHECKING:
+    import transformers
 
 MODEL, OUTPUT = "{model}", "{output}"
 """In a command: the folder of the trained model, and the JSON file (for lm-eval, the folder) to be written."""

@@ -16,11 +16,6 @@ from ppl_assets.errors import UserError
 ALPHA = 2.0
 """Adapters are scaled by this, whatever their rank: peft's lora_alpha is this many times the rank."""
 
-SCREENING = (
-    "Trained with low-rank adapters: a screening of regimes. Such losses rank regimes, and a law fitted to them is not "
-    "the law of full training; set trials.lora_rank = 0 for that."
-)
-
 
 class AdapterError(UserError, ValueError):
     """Adapters are asked for and cannot be had."""

@@ -1,15 +1,19 @@
 """What is measured on the way of a run, and how."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ppl_assets.perplexity.policy import ScorePolicy
-from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.trials.recipe import TrialRecipe
+
+if TYPE_CHECKING:
+    from ppl_assets.perplexity.scorer import Scorer
 
 LOST = 2.0
 """A test loss beyond this many times both the base model's and a uniform guess' is divergence, finite or not."""

@@ -18,6 +18,12 @@ LAW_POINTS = 6
 """Measurements after warm-up that a run should give the law; one run then costs as much as six do otherwise."""
 
 
+SCREENING = (
+    "Trained with low-rank adapters: a screening of regimes. Such losses rank regimes, and a law fitted to them is not "
+    "the law of full training; set trials.lora_rank = 0 for that."
+)
+
+
 @dataclass(frozen=True)
 class TrialRecipe:
     """How a trial trains; the same in every trial of a setting.

@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from ppl_assets.failures import is_out_of_memory
-from ppl_assets.perplexity.head import ModelError, summed_nll
+from ppl_assets.perplexity.errors import ModelError
+from ppl_assets.perplexity.head import summed_nll
 from ppl_assets.perplexity.packing import build_rows, sequence
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.trials.lora import add_adapters

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import transformers
 
 from ppl_assets.errors import UserError
 from ppl_assets.lake import Snapshot
@@ -19,11 +19,13 @@ from ppl_assets.perplexity.held_out import held_out_chunks, token_arrays
 from ppl_assets.perplexity.policy import ScorePolicy
 from ppl_assets.study import Study
 from ppl_assets.tables import CHUNKS
-from ppl_assets.trials.checkpoints import Checkpoint
-from ppl_assets.trials.lora import SCREENING
 from ppl_assets.trials.points import Evaluator, TrialPoint
-from ppl_assets.trials.recipe import LAW_POINTS, Execution, TrialRecipe, setting_id, trial_fingerprint
-from ppl_assets.trials.runner import run_trial
+from ppl_assets.trials.recipe import LAW_POINTS, SCREENING, Execution, TrialRecipe, setting_id, trial_fingerprint
+
+if TYPE_CHECKING:
+    import transformers
+
+    from ppl_assets.trials.checkpoints import Checkpoint
 
 
 class TrainingError(UserError, ValueError):
@@ -107,6 +109,8 @@ def train(
     downstream: Callable[[transformers.PreTrainedModel], dict[str, float]] | None = None,
 ) -> list[TrialPoint]:
     """Train on ``chunks`` (chunk_id, ppl; in order) and measure under ``setting``."""
+    from ppl_assets.trials.runner import run_trial  # noqa: PLC0415 - torch takes seconds, and most who read rows need none
+
     evaluator = Evaluator(
         token_arrays(setting.test["tokens"]), token_arrays(setting.general["tokens"]), setting.policy, row_tokens
     )

@@ -16,7 +16,7 @@ from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.errors import UserError
 from ppl_assets.perplexity import hub
 from ppl_assets.perplexity.checkpoint import widest_dtype
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 from ppl_assets.perplexity.models import load_model, resolve_base_model, tokenizer_fingerprint
 from ppl_assets.perplexity.oracle import compute_in_float64, oracle_nll
 from ppl_assets.perplexity.recipe import Recipe, pretrain
@@ -44,7 +44,7 @@ def resolve(source, tmp_path):
 def test_a_local_folder_is_described(folder, tmp_path):
     base = resolve(folder, tmp_path)
     assert (base.architecture, base.context_length, base.vocabulary) == ("LlamaForCausalLM", 32, 300)
-    assert (base.bos_id, base.eos_id) == (0, 0)
+    assert (base.bos_id, base.eos_id, base.attention) == (0, 0, "sdpa")
     assert base.parameters == sum(p.numel() for p in load_model(base).parameters())
     assert base == resolve(folder, tmp_path)
 

@@ -10,7 +10,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from ppl_assets.corpus.tokenizer import load_tokenizer
 from ppl_assets.perplexity import head, probe
 from ppl_assets.perplexity import scorer as scorer_module
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 from ppl_assets.perplexity.models import load_model, resolve_base_model
 from ppl_assets.perplexity.oracle import oracle_nll
 from ppl_assets.perplexity.precision import float32_sums, narrow_products

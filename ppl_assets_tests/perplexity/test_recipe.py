@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from ppl_assets.perplexity import recipe as recipe_module
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 from ppl_assets.perplexity.recipe import Recipe, _rate, build_model, pretrain, recipe_fingerprint
 from ppl_assets_tests.perplexity.test_models import TEXTS, TINY
 

@@ -15,9 +15,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ppl_assets.perplexity import attention
 from ppl_assets.perplexity import head as head_module
 from ppl_assets.perplexity.accepted import ScoringError
-from ppl_assets.perplexity.head import ModelError, read_head
+from ppl_assets.perplexity.errors import ModelError
+from ppl_assets.perplexity.head import read_head
 from ppl_assets.perplexity.oracle import oracle_nll
-from ppl_assets.perplexity.policy import resolve_policy
+from ppl_assets.perplexity.policy import attention_of, resolve_policy
 from ppl_assets.perplexity.probe import find_packing
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets_tests.perplexity.tiny import (
@@ -375,7 +376,9 @@ def test_auto_takes_bos_then_eos_then_leaves_the_first_token_unscored():
     assert (resolved(bos_id=None).first_token, resolved(bos_id=None).prefix_id) == ("eos", 2)
     assert resolved(bos_id=None, eos_id=None).prefix_id is None
     assert (resolved().dtype, resolved(device="cuda").dtype) == ("float32", "float16")
-    assert resolved(architecture="Gemma2ForCausalLM").attention == "eager"
+    assert (resolved().attention, resolved(model_attention="eager").attention) == ("sdpa", "eager")
+    assert resolved(attention="sdpa", model_attention="eager").attention == "sdpa"
+    assert (attention_of("LlamaForCausalLM"), attention_of("Gemma2ForCausalLM")) == ("sdpa", "eager")
     with pytest.raises(ModelError, match="no bos token"):
         resolved(bos_id=None, **{"first_token": "bos"})  # noqa: PIE804
 

@@ -14,10 +14,11 @@ import pytest
 from ppl_assets.lake import Lake, Provenance
 from ppl_assets.perplexity.ahead import ahead
 from ppl_assets.perplexity.score_rows import ScoreSpool, carried_rows, merged, score_rows
+from ppl_assets.perplexity.scored import Scored, StageSeconds
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.perplexity.scores import scores_of
-from ppl_assets.perplexity.scoring import COMPILE_TOKENS, Scored, batch_chunks, compiles, score_batches
-from ppl_assets.perplexity.speed import StageSeconds, forward_flops, matmul_ceiling
+from ppl_assets.perplexity.scoring import COMPILE_TOKENS, batch_chunks, compiles, score_batches
+from ppl_assets.perplexity.speed import forward_flops, matmul_ceiling
 from ppl_assets.progress import Progress
 from ppl_assets.tables import CHUNKS as CHUNKS_TABLE
 from ppl_assets.tables import PERPLEXITY_SCORES

@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from ppl_assets.perplexity.head import ModelError
+from ppl_assets.perplexity.errors import ModelError
 from ppl_assets.perplexity.scorer import Scorer
 from ppl_assets.trials.recipe import Execution
 from ppl_assets.trials.trainer import Trainer, accelerator_on
