@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     ui.set_defaults(action=_ui)
     sql = commands.add_parser("sql", help="a DuckDB prompt on the study's lake")
     sql.add_argument("query", nargs="?", help="run one query and leave")
+    sql.add_argument("--write", action="store_true", help="may change tables, which no lineage will explain")
     sql.set_defaults(action=_sql)
     lineage = commands.add_parser("lineage", help="from a selected chunk to run, code, model and corpus version")
     lineage.add_argument("chunk_id", nargs="?", help="a chunk of final_subset; default: its first one")
@@ -162,7 +163,7 @@ def _sql(options: argparse.Namespace) -> int:
 
     platform = Platform()
     platform.lake.snapshot()
-    statements = "; ".join([*platform.lake.attach_statements(), "USE lake"])
+    statements = "; ".join([*platform.lake.attach_statements(is_read_only=not options.write), "USE lake"])
     platform.lake.close()
     command = [_program("duckdb"), "-cmd", statements + ";", *(["-c", options.query] if options.query else [])]
     return subprocess.run(command, check=False).returncode  # noqa: S603 - our own command line
@@ -186,7 +187,7 @@ def _status(_options: argparse.Namespace) -> int:
     from ppl_assets.resources import Platform
 
     platform = Platform()
-    with study_instance(platform.study) as instance:
+    with study_instance(platform.study, registers=False) as instance:
         for line in [*status_lines(platform, instance), *broken_lines(platform, instance)]:
             print(line)  # noqa: T201 - the command's output
     return 0

@@ -309,7 +309,7 @@ class Lake:
                 self._connection = None
             self._remembered.clear()
 
-    def attach_statements(self) -> list[str]:
+    def attach_statements(self, *, is_read_only: bool = False) -> list[str]:
         """The SQL that opens this lake in any DuckDB prompt."""
         kind = self.catalog.partition(":")[0]
         scanner = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}.get(kind)
@@ -320,6 +320,8 @@ class Lake:
         options = f"DATA_PATH {_quoted(self.tables)}, OVERRIDE_DATA_PATH true"
         if kind == "sqlite":
             options += ", META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
+        if is_read_only:
+            options += ", READ_ONLY"
         return [
             *(_load(name) for name in extensions),
             f"ATTACH {_quoted('ducklake:' + self.catalog)} AS lake ({options})",

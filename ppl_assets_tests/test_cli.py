@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from ppl_assets import cli
+from ppl_assets.automation.instance import study_instance
 from ppl_assets.study import StudyError
 
 
@@ -69,3 +70,24 @@ def test_the_ui_that_only_shows_has_no_daemon(started):
     command, _ = started("--read-only", "--port", "3001")
     assert command[0].endswith("dagster-webserver")
     assert command[1:] == ["--read-only", "-m", "ppl_assets.definitions", "-h", "127.0.0.1", "-p", "3001"]
+
+
+def test_the_prompt_reads_and_changes_tables_only_when_asked(study, monkeypatch, capfd):
+    monkeypatch.setenv("PPL_ASSETS_STUDY", str(study.file))
+    assert cli.main(["sql", "SELECT count(*) > 0 AS some FROM chunks"]) == 0
+    assert "true" in capfd.readouterr().out
+    nothing = "DELETE FROM chunks WHERE false"
+    assert cli.main(["sql", nothing]) != 0
+    assert "read-only" in capfd.readouterr().err
+    assert cli.main(["sql", "--write", nothing]) == 0
+
+
+def test_looking_at_the_status_removes_no_corpus(study, monkeypatch):
+    monkeypatch.setenv("PPL_ASSETS_STUDY", str(study.file))
+    with study_instance(study.platform.study) as instance:
+        instance.add_dynamic_partitions("corpus", ["away"])
+    assert cli.main(["status"]) == 0
+    with study_instance(study.platform.study, registers=False) as instance:
+        assert "away" in instance.get_dynamic_partitions("corpus")
+    with study_instance(study.platform.study) as instance:
+        assert "away" not in instance.get_dynamic_partitions("corpus")

@@ -9,8 +9,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 
 from ppl_assets import resources
+from ppl_assets.automation import run
 from ppl_assets.automation.backfill import backfill
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.automation.run import RunError, execute
@@ -212,3 +214,13 @@ def test_a_disk_that_is_full_while_scores_are_kept_leaves_whole_batches_only(stu
     assert "is full" in said(study, "score_corpus", "easy")
     kept = [path.name for path in (study.platform.root / "spool").rglob("*") if path.is_file()]
     assert sorted(kept) == ["000000.parquet", "000001.parquet"]
+
+
+def test_a_corpus_that_cannot_be_read_is_told_though_a_stage_fails_too(monkeypatch):
+    def fails(*_given):
+        raise RunError("the stage broke")
+
+    monkeypatch.setattr(run, "_observe", lambda *_given: RunError("easy cannot be read"))
+    monkeypatch.setattr(run, "_stage", fails)
+    with pytest.raises(RunError, match=r"easy cannot be read\nthe stage broke"):
+        run.run_study(None, None, None, Console(quiet=True))

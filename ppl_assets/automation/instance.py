@@ -108,15 +108,19 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 @contextmanager
-def study_instance(study: Study) -> Iterator[dg.DagsterInstance]:
-    """The instance of a study: its corpora and strategies registered, the GPU pool limited to the study's devices."""
+def study_instance(study: Study, *, registers: bool = True) -> Iterator[dg.DagsterInstance]:
+    """The instance of a study: its corpora and strategies registered, the GPU pool limited to the study's devices.
+
+    Whoever only looks ``registers`` nothing: a folder that is away for a moment keeps its corpus.
+    """
     home = dagster_home(study)
     with ExitStack() as stack:
         # two processes that make the history's tables at the same time stumble over each other's migrations
         with FileLock(home / ".begin.lock"):
             instance = stack.enter_context(dg.DagsterInstance.get())
-            sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
-            sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
+            if registers:
+                sync_partitions(instance, str(CORPUS_PARTITIONS.name), study.corpus_partitions())
+                sync_partitions(instance, str(STRATEGY_PARTITIONS.name), study.strategies.names)
             instance.event_log_storage.set_concurrency_slots(GPU_POOL, study.study.gpu_steps)
             bury_dead_runs(instance)
         yield instance

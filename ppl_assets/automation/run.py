@@ -128,11 +128,16 @@ def run_study(
             return _stage(definitions, platform, instance, display, outcome)
 
         outcomes = {asset: StageOutcome(asset) for asset in STAGE_JOBS}
-        for asset, outcome in outcomes.items():
-            done = stage(outcome)
-            while asset == LOOP[-1] and done.computed and _is_due(platform, instance):
-                for again in LOOP:
-                    done = stage(outcomes[again])
+        try:
+            for asset, outcome in outcomes.items():
+                done = stage(outcome)
+                while asset == LOOP[-1] and done.computed and _is_due(platform, instance):
+                    for again in LOOP:
+                        done = stage(outcomes[again])
+        except RunError as error:
+            if unread:
+                raise RunError(f"{unread}\n{error}") from error
+            raise
     if unread:
         raise unread
     return list(outcomes.values())

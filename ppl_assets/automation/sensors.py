@@ -108,17 +108,17 @@ def tick(
     versions = versions_in_force(study)
     if memory.get("versions", versions) != versions:
         requests.append(dg.RunRequest(job_name=check_study.name, run_key=f"{versions} {now:.3f}"))
-    sentences = [*study.found.skipped, *problems, *_told(new, found.changed, found.waiting, found.gone)]
-    for sentence in sentences:
+    standing, moved = [*study.found.skipped, *problems], _told(new, found.changed, found.waiting, found.gone)
+    for sentence in [*(one for one in standing if one not in memory.get("said", [])), *moved]:
         say(sentence)
     partitions: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
     partitions += [CORPUS_PARTITIONS.build_add_request(new)] if new else []
     partitions += [CORPUS_PARTITIONS.build_delete_request(found.gone)] if found.gone else []
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else "\n".join(sentences) or "No corpus has changed.",
+        skip_reason=None if requests else "\n".join([*standing, *moved]) or "No corpus has changed.",
         dynamic_partitions_requests=partitions,
-        cursor=json.dumps({"seen": to_json(found.memory), "versions": versions}),
+        cursor=json.dumps({"seen": to_json(found.memory), "versions": versions, "said": standing}),
     )
 
 

@@ -84,6 +84,8 @@ def find_selection(made: list[Selected], given: str) -> Selected:
     earlier = [one for one in made if given.isdecimal() and not ids and one.snapshot <= int(given)]
     if earlier:
         return earlier[-1]
+    if not made:
+        raise UnknownSelectionError(_known(made))
     what = f"{given!r} begins several ids" if ids else f"there is no selection {given!r}"
     raise UnknownSelectionError(f"{what}; {_known(made)}")
 

@@ -180,8 +180,12 @@ def test_other_settings_of_a_corpus_are_a_change_of_it(team):
 
 def test_an_entry_that_cannot_be_a_corpus_is_said_in_the_tick(team):
     team.write("inbox/My Mails/a.txt", "mail")
-    assert team.settle() == []
+    team.look()
     assert "'My Mails' does not; rename it" in team.said
+    team.look()
+    assert team.said == ""
+    result = sensors.tick(team.platform.study, team.partitions, team.cursor, team.now, lambda _: None)
+    assert "'My Mails' does not; rename it" in result.skip_reason.skip_message
 
 
 def test_other_settings_of_the_model_ask_the_checks_to_say_what_is_due_and_nothing_else(team):
