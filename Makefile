@@ -2,6 +2,8 @@
 PYTHON ?= python3
 STUDY ?= study.toml
 PORT ?= 3000
+# One more than cores, since tests wait for processes that start.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))")
 VENV := .venv
 BIN := $(VENV)/bin
 export PPL_ASSETS_STUDY := $(STUDY)
@@ -51,7 +53,7 @@ status: $(ENVIRONMENT)
 	@$(BIN)/ppl-assets status
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 # The UI in Debian's Chromium (apt-get install chromium); PICTURES=FOLDER keeps the screenshots.
 test-ui: $(VENV)/.dev
