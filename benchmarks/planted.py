@@ -17,7 +17,8 @@ import numpy as np
 from ppl_assets.corpus.files import list_files
 from ppl_assets.corpus.readers import read_documents
 from ppl_assets.corpus.rows import Document
-from ppl_assets.study import CorpusSection, resolve_location
+from ppl_assets.sections import CorpusSection
+from ppl_assets.study import resolve_location
 
 SET_ASIDE = {
     "scipy": ("stats", "signal"),

@@ -17,7 +17,7 @@ import xxhash
 
 from ppl_assets.corpus.errors import CorpusError
 from ppl_assets.discovery import is_temporary
-from ppl_assets.study import CorpusSection
+from ppl_assets.sections import CorpusSection
 
 READ_BYTES = 1 << 20
 VERSIONED_SETTINGS = ("role", "format", "text_field", "id_field", "sample", "max_characters")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ppl_assets.corpus.cleaning import NearIndex, Signature, normalize, signature, text_hash
 from ppl_assets.corpus.words import Hashes, ngram_hashes, word_hashes
-from ppl_assets.study import ChunksSection
+from ppl_assets.sections import ChunksSection
 
 OVERLAP_WORDS = 13
 """Words an n-gram, as in GPT-3's decontamination."""

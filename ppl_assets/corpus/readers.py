@@ -15,7 +15,7 @@ from ppl_assets.corpus.files import SourceFile
 from ppl_assets.corpus.rows import Document, Plan, RejectedRow, Row
 from ppl_assets.corpus.tabular import csv_rows, jsonl_rows, parquet_rows
 from ppl_assets.corpus.whole_files import docstring_rows, text_rows
-from ppl_assets.study import CorpusSection
+from ppl_assets.sections import CorpusSection
 
 FORMATS = {
     ".jsonl": "jsonl",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ppl_assets.study import CorpusSection
+from ppl_assets.sections import CorpusSection
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import xxhash
 
 from ppl_assets.corpus.errors import CorpusError
 from ppl_assets.corpus.files import VERSIONED_SETTINGS, bucket_of, list_files
-from ppl_assets.study import CorpusSection, Study, partition_key
+from ppl_assets.sections import CorpusSection
+from ppl_assets.study import Study, partition_key
 
 GONE = "gone"
 """Stamp of a corpus that the study no longer has."""

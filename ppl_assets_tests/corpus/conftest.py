@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from ppl_assets.corpus.files import list_files
 from ppl_assets.corpus.readers import read_documents
-from ppl_assets.study import CorpusSection, Study
+from ppl_assets.sections import CorpusSection
+from ppl_assets.study import Study
 
 SENTENCES = [
     f"The {adjective} {noun} {verb} the {other} near line {number}."

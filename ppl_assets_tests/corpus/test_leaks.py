@@ -5,7 +5,7 @@ import pytest
 from ppl_assets.corpus.cleaning import signature, text_hash
 from ppl_assets.corpus.leaks import TestGuard as Guard
 from ppl_assets.corpus.leaks import near_test_violations
-from ppl_assets.study import ChunksSection
+from ppl_assets.sections import ChunksSection
 
 SETTINGS = ChunksSection()
 DRAW = random.Random(7)  # repeatable text

@@ -11,7 +11,7 @@ from ppl_assets.law.observations import measured_noise
 from ppl_assets.law.predictions import Forecast, chosen_law, law_residuals, surface_by_tokens
 from ppl_assets.law.region import SearchRegion
 from ppl_assets.law.uncertainty import delta_interval
-from ppl_assets.study import SelectionSection
+from ppl_assets.sections import SelectionSection
 from ppl_assets_tests.law.synthetic import trials
 from ppl_assets_tests.subset.report_factory import BUDGET, regime_table, table, trial_table
 

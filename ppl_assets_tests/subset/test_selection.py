@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ppl_assets.regimes.candidates import Candidates, SelectionError
 from ppl_assets.regimes.drawn import Target
-from ppl_assets.study import STRATEGIES
+from ppl_assets.sections import STRATEGIES
 from ppl_assets.subset.selection import SELECTIONS, SelectionOptions, select
 
 

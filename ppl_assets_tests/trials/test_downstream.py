@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from ppl_assets.study import StrategiesSection
+from ppl_assets.sections import StrategiesSection
 from ppl_assets.trials.downstream import Downstream, DownstreamError, lm_eval_command, measures_of
 from ppl_assets.trials.trainer import Trainer
 from ppl_assets_tests.perplexity.tiny import tiny_model
