@@ -30,7 +30,7 @@ START_METHOD: dict[str, Any] = (
     else {"spawn": {}}
 )
 """How a run starts the process of a step: from one that has imported this module already, where the system can. An
-asset with its checks is four or five steps, and importing takes some ten seconds on a small machine."""
+asset with its checks is four or five steps, and importing takes two seconds or more on a small machine."""
 
 
 def build_defs(

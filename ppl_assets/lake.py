@@ -11,7 +11,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,21 +19,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from ppl_assets.errors import UserError
-from ppl_assets.lake_views import LIVE_LINEAGE, VIEWS
-from ppl_assets.tables import TABLES, Column, LakeTable
+from ppl_assets.lake_records import Commit, LakeError, Provenance, Write
+from ppl_assets.lake_schema import checked, create_tables
+from ppl_assets.lake_transactions import retrying, roll_back
+from ppl_assets.lake_views import LIVE_LINEAGE
+from ppl_assets.tables import LakeTable
 
-_SQL_TYPES = {
-    pa.string(): "VARCHAR",
-    pa.int64(): "BIGINT",
-    pa.int32(): "INTEGER",
-    pa.uint32(): "UINTEGER",
-    pa.float64(): "DOUBLE",
-    pa.bool_(): "BOOLEAN",
-    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
-}
+__all__ = ["Commit", "Lake", "LakeError", "Provenance", "Snapshot", "Write"]
 
 REMEMBERED = 256
 """Answers that a process keeps; a read of the smallest table takes some 20 ms, and a stage asks again and again."""
@@ -46,78 +38,6 @@ LONGEST_TURN = 600.0
 """Seconds after which a commit gives up on the one before it."""
 
 Answer = TypeVar("Answer")
-
-_ATTEMPTS = 12
-"""A commit that lost a race, against another machine or a prompt, is tried again."""
-
-
-class LakeError(UserError):
-    """The lake cannot be read or written as asked; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What a commit says about itself: the lineage of every row it writes.
-
-    Attributes:
-        asset: asset key.
-        partition: partition key, empty for an unpartitioned asset.
-        run_id: Dagster run.
-        code_version: version of the asset's code.
-        inputs: fingerprint of everything the rows were computed from; equal inputs give equal rows.
-        data_version: digest of the rows' content.
-        reads: lake snapshot of every table that was read.
-        facts: further identities, such as the corpus version or the model.
-    """
-
-    asset: str
-    partition: str
-    run_id: str
-    code_version: str
-    inputs: str
-    data_version: str
-    reads: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> str:
-        """The commit's extra info."""
-        return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A past commit of one asset partition.
-
-    Attributes:
-        snapshot: lake snapshot it made.
-        inputs: fingerprint of what it was computed from.
-        data_version: digest of what it wrote.
-        run_id: Dagster run that wrote it.
-        facts: further identities.
-    """
-
-    snapshot: int
-    inputs: str
-    data_version: str
-    run_id: str
-    facts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Write:
-    """Rows on their way into a table: staged as one Parquet file, replacing one partition.
-
-    Attributes:
-        table: the table.
-        partition: value of its partition column to replace; None replaces the whole table.
-        file: the staged Parquet file.
-        rows: its rows.
-    """
-
-    table: LakeTable
-    partition: str | None
-    file: Path
-    rows: int
 
 
 class Snapshot:
@@ -366,7 +286,7 @@ class Lake:
         try:
             with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
                 for batch in batches:
-                    writer.write_batch(_checked(table, batch, partition))
+                    writer.write_batch(checked(table, batch, partition))
                     count += batch.num_rows
         except BaseException:
             file.unlink(missing_ok=True)
@@ -407,7 +327,7 @@ class Lake:
         """
         try:
             with self._turn():
-                return _retrying(5.0)(self._transact_once, work, provenance)
+                return retrying(5.0)(self._transact_once, work, provenance)
         except Timeout as error:
             raise LakeError(
                 f"could not write {provenance.asset} {provenance.partition}: another process has been writing to "
@@ -467,7 +387,7 @@ class Lake:
                 )
                 cursor.execute("COMMIT")
             except BaseException:
-                _roll_back(cursor)
+                roll_back(cursor)
                 raise
             sql = f"SELECT max(snapshot_id) FROM ({LIVE_LINEAGE}) WHERE asset = ? AND partition = ?"  # noqa: S608 - our own view
             row = cursor.execute(sql, [provenance.asset, provenance.partition]).fetchone()
@@ -485,79 +405,11 @@ class Lake:
         try:
             for statement in self.attach_statements():
                 connection.execute(statement)
-            self._create_tables(connection)
+            create_tables(connection, self.catalog)
         except duckdb.Error as error:
             connection.close()
             raise LakeError(f"could not open the lake at {self.catalog}: {error}") from error
         return connection
-
-    def _create_tables(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Create what is missing; refuse a table whose columns are not the declared ones.
-
-        A column that may be empty and that a table of an earlier version lacks is added: its old rows do not say.
-        """
-        sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE database_name = 'lake'"
-        stored: dict[str, dict[str, str]] = {}
-        for table, column, kind in connection.execute(sql).fetchall():
-            stored.setdefault(table, {})[column] = kind
-        added: list[tuple[LakeTable, Column]] = []
-        for table in TABLES.values():
-            if table.name not in stored:
-                continue
-            held = stored[table.name]
-            late = [column for column in table.columns if column.nullable and column.name not in held]
-            declared = {c.name: _sql_type(c.type) for c in table.columns if c not in late}
-            if held != declared:
-                raise LakeError(
-                    f"table {table.name} in the lake at {self.catalog} was written by another version: "
-                    f"{_differences(held, declared)}; use that version, or point storage.root at a new folder"
-                )
-            added += [(table, column) for column in late]
-        missing = [table for table in TABLES.values() if table.name not in stored]
-        if missing or added or not stored.keys() >= VIEWS.keys():
-            _retrying(2.0)(_create, connection, missing, added)
-
-
-def _differences(held: dict[str, str], declared: dict[str, str]) -> str:
-    """What tells a stored table's columns (name to type) from the declared ones, in words."""
-    found = [f"it has {name}, which is not known here" for name in held if name not in declared]
-    found += [f"it lacks {name}" for name in declared if name not in held]
-    both = [name for name in held if name in declared]
-    found += [f"{name} is {held[name]}, here {declared[name]}" for name in both if held[name] != declared[name]]
-    return ", ".join(found)
-
-
-def _retrying(longest_wait: float) -> Retrying:
-    """Tries again what lost a race against another writer, after at most ``longest_wait`` seconds each time."""
-    return Retrying(
-        retry=retry_if_exception(_is_conflict),
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.05, max=longest_wait),
-        reraise=True,
-    )
-
-
-def _create(
-    connection: duckdb.DuckDBPyConnection, missing: Sequence[LakeTable], added: Sequence[tuple[LakeTable, Column]]
-) -> None:
-    connection.execute("BEGIN")
-    try:
-        for table in missing:
-            columns = ", ".join(
-                f"{c.name} {_sql_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in table.columns
-            )
-            connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table.name} ({columns})")
-            if table.partition == "corpus":
-                connection.execute(f"ALTER TABLE lake.{table.name} SET PARTITIONED BY (corpus)")
-        for table, column in added:
-            kind = _sql_type(column.type)
-            connection.execute(f"ALTER TABLE lake.{table.name} ADD COLUMN IF NOT EXISTS {column.name} {kind}")
-        for name, query in VIEWS.items():
-            connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
-        connection.execute("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
 
 
 def _replace(cursor: duckdb.DuckDBPyConnection, write: Write) -> None:
@@ -571,69 +423,6 @@ def _replace(cursor: duckdb.DuckDBPyConnection, write: Write) -> None:
         # columns by name: those added to an older lake stand last in it, wherever they are declared
         sql = f"INSERT INTO lake.{name} ({columns}) SELECT {columns} FROM read_parquet(?)"  # noqa: S608 - declared names
         cursor.execute(sql, [str(write.file)])
-
-
-def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
-    """Roll back where a transaction is still open; a failed COMMIT has already ended it."""
-    try:
-        connection.execute("ROLLBACK")
-    except duckdb.TransactionException:
-        return
-
-
-def _is_conflict(error: BaseException) -> bool:
-    """Whether repeating the transaction may succeed: it lost a race, or the catalog was busy."""
-    if not isinstance(error, duckdb.Error):
-        return False
-    text = str(error).lower()
-    return any(mark in text for mark in ("conflict", "locked", "busy", "already exists", "serializ"))
-
-
-def _checked(table: LakeTable, batch: pa.RecordBatch, partition: str | None) -> pa.RecordBatch:
-    """The batch with the declared column order and nullability."""
-    names = [column.name for column in table.columns]
-    if set(batch.schema.names) != set(names):
-        missing, unknown = sorted(set(names) - set(batch.schema.names)), sorted(set(batch.schema.names) - set(names))
-        raise LakeError(f"rows for table {table.name} lack columns {missing} and have unknown columns {unknown}")
-    arrays = []
-    for column in table.columns:
-        array = batch.column(column.name)
-        if array.type != column.type:
-            if not _same_kind(array.type, column.type):
-                raise LakeError(f"{table.name}.{column.name} is {array.type}, declared {column.type}")
-            array = array.cast(column.type)
-        if array.null_count and not column.nullable:
-            raise LakeError(f"{table.name}.{column.name} has {array.null_count} empty values; none is allowed")
-        arrays.append(array)
-    if partition is not None:
-        found = set(batch.column(table.partition).unique().to_pylist())
-        if found - {partition}:
-            raise LakeError(
-                f"rows for {table.name} partition {partition!r} hold partition {sorted(found - {partition})}"
-            )
-    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
-
-
-def _same_kind(given: pa.DataType, declared: pa.DataType) -> bool:
-    """Whether the two differ only in width or offset size (large_string for string), or the given one is all null."""
-    if pa.types.is_null(given):
-        return True
-    if pa.types.is_list(given) or pa.types.is_large_list(given):
-        return pa.types.is_list(declared) and _same_kind(given.value_type, declared.value_type)
-    text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
-    if any(kind(given) for kind in text):
-        return bool(pa.types.is_string(declared))
-    if pa.types.is_integer(given):
-        return bool(pa.types.is_integer(declared))
-    if pa.types.is_floating(given):
-        return bool(pa.types.is_floating(declared))
-    return bool(given == declared)
-
-
-def _sql_type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"{_SQL_TYPES[kind.value_type]}[]"
-    return _SQL_TYPES[kind]
 
 
 def _quoted(text: str) -> str:

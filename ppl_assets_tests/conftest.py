@@ -109,17 +109,25 @@ def write_corpora(folder: Path) -> None:
         file.write("\n".join(rows) + "\n")
 
 
+LONGEST = {"test_daemon.py", "test_ui.py", "test_sequential_mode.py", "test_pipeline.py", "test_killed.py"}
+"""Files that take minutes, most of it waiting for processes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In which order pytest-xdist hands out the files (``--dist loadfile --no-loadscope-reorder``).
 
-    One of the finished study first: its worker makes it. Then what keeps the others busy until it is there, then the
-    long files that need it, so that no long one is begun at the end.
+    One of the finished study first: its worker makes it. Then what keeps the others busy until it is there, then what
+    needs it, the longest files before all others, so that no long one is begun at the end.
     """
     shared = {item.path for item in items if "finished_study" in getattr(item, "fixturenames", ())}
-    first = max(shared, default=None)
+    first = max((path for path in shared if path.name not in LONGEST), default=None)
 
     def turn(item: pytest.Item) -> int:
-        return 0 if item.path == first else 1 if item.path.parent.name == "law" else 2 if item.path in shared else 3
+        if item.path == first:
+            return 0
+        if item.path.parent.name == "law":
+            return 1
+        return 2 if item.path.name in LONGEST else 3 if item.path in shared else 4
 
     items.sort(key=turn)
 

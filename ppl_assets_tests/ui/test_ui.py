@@ -153,9 +153,14 @@ def test_a_backfill_is_launched_from_the_dialog_and_ends_well(page, url):
     page.goto(f"{url}/assets/perplexity_scores?view=partitions")
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_text("Launch runs to materialize").wait_for()
-    page.get_by_role("button", name="All", exact=True).click()
+    launch = page.get_by_role("button", name="Launch backfill")
+    until = time.monotonic() + PATIENCE / 1000
+    while not launch.is_enabled():  # the dialog forgets a choice that is made before it has read the partitions
+        assert time.monotonic() < until, "no choice of partitions was kept"
+        page.get_by_role("button", name="All", exact=True).click()
+        page.wait_for_timeout(1000)
     keep(page, "backfill-dialog")
-    page.get_by_role("button", name="Launch backfill").click()
+    launch.click()
     backfill = _first_backfill(url)
     page.goto(f"{url}/runs/b/{backfill}")
     page.get_by_text(backfill).first.wait_for()
