@@ -34,6 +34,9 @@ REMEMBERED = 256
 SMALL_BYTES = 256 * 1024
 """Larger frames are not kept; commits are one row a partition, hundreds at most."""
 
+WANTED_BYTES = 16 * 1024 * 1024
+"""The same for an answer that every partition of an asset asks for again."""
+
 LONGEST_TURN = 600.0
 """Seconds after which a commit gives up on the one before it."""
 
@@ -103,6 +106,14 @@ class Snapshot:
     def query(self, sql: str, tables: Iterable[LakeTable], parameters: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Run a query in which ``{name}`` stands for each of ``tables`` at this snapshot."""
         return self._lake.query(self._bind(sql, tables), parameters)
+
+    def query_once(
+        self, sql: str, tables: Iterable[LakeTable], parameters: Mapping[str, Any] | None = None
+    ) -> pl.DataFrame:
+        """Like :meth:`query`, for what every partition of an asset asks: asked of the lake once in a process."""
+        bound = self._bind(sql, tables)
+        key = (bound, repr(sorted((parameters or {}).items())))
+        return self._lake.remembered(key, lambda: self._lake.query(bound, parameters), WANTED_BYTES).clone()
 
     def stream(
         self,
@@ -197,14 +208,14 @@ class Lake:
         with self.cursor() as cursor:
             yield from cursor.execute(sql, dict(parameters or {})).to_arrow_reader(batch_rows)
 
-    def remembered(self, key: tuple[str, str], ask: Callable[[], Answer]) -> Answer:
+    def remembered(self, key: tuple[str, str], ask: Callable[[], Answer], most_bytes: int | None = None) -> Answer:
         """The answer to a question about one snapshot: of the last ones, if it is small, else asked now."""
         with self._lock:
             if key in self._remembered:
                 self._remembered.move_to_end(key)
                 return self._remembered[key]
         answer = ask()
-        if not isinstance(answer, pl.DataFrame) or answer.estimated_size() <= SMALL_BYTES:
+        if not isinstance(answer, pl.DataFrame) or answer.estimated_size() <= (most_bytes or SMALL_BYTES):
             with self._lock:
                 self._remembered[key] = answer
                 if len(self._remembered) > REMEMBERED:

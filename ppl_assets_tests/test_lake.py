@@ -72,6 +72,22 @@ def test_what_is_small_is_asked_once_a_snapshot_and_never_mixed_up_between_them(
     assert lake.snapshot().latest("chunks", "a").snapshot > first
 
 
+def test_a_query_for_every_partition_is_asked_once_a_snapshot_and_is_part_of_what_was_read(lake, monkeypatch):
+    asked, ask = [], Lake.query
+    monkeypatch.setattr(Lake, "query", lambda self, *given: asked.append(given) or ask(self, *given))
+    sql = "SELECT documents FROM {cleaning_counts} WHERE corpus = $corpus"
+    for kept in (1, 2):
+        put(lake, "a", kept)
+        put(lake, "b", 7)
+        for _ in range(2):
+            snapshot = lake.snapshot()
+            found = [snapshot.query_once(sql, [CLEANING_COUNTS], {"corpus": name}) for name in ("a", "b")]
+            assert [frame["documents"].to_list() for frame in found] == [[kept], [7]]
+            assert snapshot.reads == {"cleaning_counts": snapshot.number}
+            found[0][0, "documents"] = 99  # the reader's own copy
+    assert len(asked) == 4
+
+
 def test_large_answers_and_old_ones_are_not_kept(lake, monkeypatch):
     put(lake, "a", 1)
     monkeypatch.setattr("ppl_assets.lake.REMEMBERED", 2)

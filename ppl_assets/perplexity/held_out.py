@@ -28,7 +28,7 @@ def held_out_chunks(snapshot: Snapshot, split: str, corpora: list[str], tokens: 
     sql = """SELECT chunk_id, any_value(tokens) AS tokens, any_value(n_tokens) AS n_tokens FROM {chunks}
              WHERE split = $split AND (list_contains($corpora, corpus)
                OR corpus IN (SELECT corpus FROM {test_documents} WHERE split = $split)) GROUP BY chunk_id"""
-    rows = snapshot.query(sql, (CHUNKS, TEST_DOCUMENTS), {"split": split, "corpora": corpora})
+    rows = snapshot.query_once(sql, (CHUNKS, TEST_DOCUMENTS), {"split": split, "corpora": corpora})
     rows = rows.with_columns(pl.col("chunk_id").map_elements(_order, return_dtype=pl.String).alias("order")).sort(
         "order"
     )
