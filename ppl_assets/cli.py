@@ -102,11 +102,11 @@ def _ui(options: argparse.Namespace) -> int:
     from ppl_assets.resources import Platform
 
     platform = Platform()
-    with study_instance(platform.study):
-        platform.lake.snapshot()
-    platform.lake.close()
     _require_free(options.host, options.port)
     lock = None if options.read_only else _lock_of_the_ui(platform.root)
+    with study_instance(platform.study, registers=not options.read_only):
+        platform.lake.snapshot()
+    platform.lake.close()
     environment = {**os.environ, "PPL_ASSETS_STUDY": str(platform.study_file)}
     if options.path_prefix:  # an option of the webserver that `dagster dev` does not pass on
         environment["DAGSTER_WEBSERVER_PATH_PREFIX"] = options.path_prefix
@@ -145,6 +145,7 @@ def _lock_of_the_ui(root: Path) -> int:
     """
     import fcntl
 
+    root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root / "ui.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import duckdb
 import polars as pl
@@ -36,6 +36,9 @@ SMALL_BYTES = 256 * 1024
 
 WANTED_BYTES = 16 * 1024 * 1024
 """The same for an answer that every partition of an asset asks for again."""
+
+REMEMBERED_BYTES = 4 * WANTED_BYTES
+"""What all the answers that are kept may take together; the oldest go first."""
 
 LONGEST_TURN = 600.0
 """Seconds after which a commit gives up on the one before it."""
@@ -110,7 +113,10 @@ class Snapshot:
     def query_once(
         self, sql: str, tables: Iterable[LakeTable], parameters: Mapping[str, Any] | None = None
     ) -> pl.DataFrame:
-        """Like :meth:`query`, for what every partition of an asset asks: asked of the lake once in a process."""
+        """Like :meth:`query`, for what every partition of an asset asks: asked of the lake once a snapshot.
+
+        The answer is kept up to ``WANTED_BYTES``; a larger one is asked again each time.
+        """
         bound = self._bind(sql, tables)
         key = (bound, repr(sorted((parameters or {}).items())))
         return self._lake.remembered(key, lambda: self._lake.query(bound, parameters), WANTED_BYTES).clone()
@@ -179,7 +185,7 @@ class Lake:
         self.staging = staging
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
-        self._remembered: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
 
     @classmethod
     def under(cls, root: Path, catalog: str = "", tables: str = "") -> "Lake":
@@ -213,14 +219,18 @@ class Lake:
         with self._lock:
             if key in self._remembered:
                 self._remembered.move_to_end(key)
-                return self._remembered[key]
+                return cast("Answer", self._remembered[key][0])
         answer = ask()
-        if not isinstance(answer, pl.DataFrame) or answer.estimated_size() <= (most_bytes or SMALL_BYTES):
+        size = int(answer.estimated_size()) if isinstance(answer, pl.DataFrame) else 0
+        if size <= (most_bytes or SMALL_BYTES):
             with self._lock:
-                self._remembered[key] = answer
-                if len(self._remembered) > REMEMBERED:
+                self._remembered[key] = answer, size
+                while len(self._remembered) > REMEMBERED or self._remembered_bytes() > REMEMBERED_BYTES:
                     self._remembered.popitem(last=False)
         return answer
+
+    def _remembered_bytes(self) -> int:
+        return sum(size for _, size in self._remembered.values())
 
     @contextmanager
     def memory(self, gib: float) -> Iterator[None]:

@@ -72,6 +72,31 @@ def test_the_ui_that_only_shows_has_no_daemon(started):
     assert command[1:] == ["--read-only", "-m", "ppl_assets.definitions", "-h", "127.0.0.1", "-p", "3001"]
 
 
+def test_a_ui_that_only_shows_or_is_refused_removes_no_corpus(study, monkeypatch):
+    """One whose folder is away for a moment: the sensor waits before it removes it."""
+    monkeypatch.setenv("PPL_ASSETS_STUDY", str(study.file))
+
+    def corpora(*more: str) -> list[str]:
+        with study_instance(study.platform.study, registers=False) as instance:
+            instance.add_dynamic_partitions("corpus", list(more))
+            return list(instance.get_dynamic_partitions("corpus"))
+
+    def opened(*options: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(cli.os, "execve", _instead)
+            with pytest.raises(_Replaced):
+                cli.main(["ui", *options])
+
+    assert "away" in corpora("away")
+    lock = cli._lock_of_the_ui(study.platform.root)
+    assert cli.main(["ui"]) == 2
+    opened("--read-only")
+    assert "away" in corpora()
+    os.close(lock)
+    opened()
+    assert "away" not in corpora()
+
+
 def test_the_prompt_reads_and_changes_tables_only_when_asked(study, monkeypatch, capfd):
     monkeypatch.setenv("PPL_ASSETS_STUDY", str(study.file))
     assert cli.main(["sql", "SELECT count(*) > 0 AS some FROM chunks"]) == 0

@@ -99,6 +99,24 @@ def test_large_answers_and_old_ones_are_not_kept(lake, monkeypatch):
     assert len(lake._remembered) == 2
 
 
+def test_what_every_partition_asks_is_kept_though_it_is_not_small_and_makes_room_for_later_snapshots(lake, monkeypatch):
+    answer = 8 * 10_000  # bytes
+    monkeypatch.setattr("ppl_assets.lake.SMALL_BYTES", answer // 2)
+    monkeypatch.setattr("ppl_assets.lake.REMEMBERED_BYTES", 5 * answer // 2)
+    asked, ask = [], Lake.query
+    monkeypatch.setattr(Lake, "query", lambda self, *given: asked.append(given) or ask(self, *given))
+    sql, snapshots = "SELECT n.range FROM {cleaning_counts}, range(10000) n", []
+    for kept in (1, 2, 3):
+        put(lake, "a", kept)
+        snapshots.append(lake.snapshot())
+        for _ in range(2):
+            snapshots[-1].query_once(sql, [CLEANING_COUNTS])
+    assert len(asked) == 3
+    for snapshot in reversed(snapshots):
+        snapshot.query_once(sql, [CLEANING_COUNTS])
+    assert len(asked) == 4  # the oldest alone had to go
+
+
 def test_a_folder_that_was_moved_is_read_and_written_where_it_lies_now(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
     lake = Lake.under(before)

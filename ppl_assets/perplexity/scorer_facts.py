@@ -13,7 +13,6 @@ then say where to look.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -52,11 +51,14 @@ class ScorerFacts:
 
 def facts_of(scorer: Scorer, tokens_per_second: float | None = None) -> ScorerFacts:
     """The facts of the scorer at work."""
+    import torch  # noqa: PLC0415 - here they are loaded already; what only reads the lake does without
+    import transformers  # noqa: PLC0415
+
     return ScorerFacts(
         scorer.device.type,
         scorer.packs,
-        version("torch"),
-        version("transformers"),
+        str(torch.__version__),  # which build, too: the metadata of a wheel from PyPI do not say it
+        transformers.__version__,
         __version__,
         tokens_per_second,
     )

@@ -15,6 +15,9 @@ def stored_base_model(snapshot: Snapshot) -> BaseModel:
 
 def study_policy(study: Study, base: BaseModel) -> ScorePolicy:
     """The study's score policy with every ``auto`` decided for this model and device."""
+    model_attention = base.attention or "sdpa"
+    if study.score.attention == "auto" and base.attention is None:  # a lake of an earlier version
+        model_attention = attention_of(base.architecture)
     return resolve_policy(
         first_token=study.score.first_token,
         window_tokens=study.chunks.tokens,
@@ -25,7 +28,7 @@ def study_policy(study: Study, base: BaseModel) -> ScorePolicy:
         eos_id=base.eos_id,
         model_id=base.model_id,
         tokenizer_id=base.tokenizer_fingerprint,
-        model_attention=base.attention or attention_of(base.architecture),
+        model_attention=model_attention,
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -79,6 +79,7 @@ def test_lengths_order_and_batch_size_do_not_change_a_score(name, lengths, row_t
     layers=st.integers(1, 4),
     kind=st.sampled_from(["copies", "beginnings", "one_token", "endings"]),
 )
+@example(name="llama", weights=282, hidden=48, layers=4, kind="beginnings")
 def test_random_models_score_as_the_oracle_beside_neighbours_that_would_give_the_text_away(
     name, weights, hidden, layers, kind
 ):
@@ -93,7 +94,10 @@ def test_random_models_score_as_the_oracle_beside_neighbours_that_would_give_the
     chunks = [*neighbours, chunk, *neighbours]
     model64 = copy.deepcopy(model).double()
     expected = [oracle_nll(model64, tokens, policy()) for tokens in chunks]
-    np.testing.assert_allclose(Scorer(model, policy(), row_tokens=512).score(chunks).nll, expected, rtol=1e-6)
+    # A chunk of one token has the rounding of a single logit: with 300 such models transformers' own float32 misses
+    # float64 by up to 1.2e-6 of the score. So each may miss by a unit in the last place of a float32 from 8 to 16.
+    nll = Scorer(model, policy(), row_tokens=512).score(chunks).nll
+    np.testing.assert_allclose(nll, expected, rtol=1e-6, atol=2**-20)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
