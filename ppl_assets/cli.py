@@ -102,19 +102,19 @@ def _ui(options: argparse.Namespace) -> int:
     from ppl_assets.resources import Platform
 
     platform = Platform()
-    _require_free(options.host, options.port)
     lock = None if options.read_only else _lock_of_the_ui(platform.root)
-    with study_instance(platform.study, registers=not options.read_only):
-        platform.lake.snapshot()
-    platform.lake.close()
-    environment = {**os.environ, "PPL_ASSETS_STUDY": str(platform.study_file)}
-    if options.path_prefix:  # an option of the webserver that `dagster dev` does not pass on
-        environment["DAGSTER_WEBSERVER_PATH_PREFIX"] = options.path_prefix
-    program = [_program("dagster-webserver"), "--read-only"] if options.read_only else [_program("dagster"), "dev"]
-    command = [*program, "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
-    sys.stdout.flush()
-    # In this very process: whoever ends it ends the UI, its daemon and all that they started.
     try:
+        _require_free(options.host, options.port)
+        with study_instance(platform.study, registers=not options.read_only):
+            platform.lake.snapshot()
+        platform.lake.close()
+        environment = {**os.environ, "PPL_ASSETS_STUDY": str(platform.study_file)}
+        if options.path_prefix:  # an option of the webserver that `dagster dev` does not pass on
+            environment["DAGSTER_WEBSERVER_PATH_PREFIX"] = options.path_prefix
+        program = [_program("dagster-webserver"), "--read-only"] if options.read_only else [_program("dagster"), "dev"]
+        command = [*program, "-m", "ppl_assets.definitions", "-h", options.host, "-p", str(options.port)]
+        sys.stdout.flush()
+        # In this very process: whoever ends it ends the UI, its daemon and all that they started.
         os.execve(command[0], command, environment)  # noqa: S606 - our own command line
     finally:  # it was not
         if lock is not None:
@@ -131,9 +131,10 @@ def _require_free(host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (")[0]
         raise StudyError(
-            f"{host}:{port} cannot be listened on ({error.strerror or error}); is the UI open there already? "
-            "If not, name another port: make ui PORT=3001, or --port 3001"
+            f"{host}:{port} cannot be listened on ({reason}); is the UI open there already? If not, "
+            "name another port: make ui PORT=3001, or --port 3001"
         ) from error
 
 
