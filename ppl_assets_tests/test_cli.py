@@ -22,7 +22,7 @@ def _instead(*program):
 def started(finished_study, monkeypatch):
     """What ``ppl-assets ui`` with these options would start: its command line and environment."""
     monkeypatch.setenv("PPL_ASSETS_STUDY", str(finished_study.file))
-    monkeypatch.setattr(cli, "_require_free", lambda *address: None)  # a UI may be open on this machine
+    monkeypatch.setattr(cli, "_require_free", lambda *_: None)  # a UI may be open on this machine
 
     def start(*options: str) -> tuple[list[str], dict[str, str]]:
         with monkeypatch.context() as patch:
@@ -76,7 +76,7 @@ def test_the_ui_that_only_shows_has_no_daemon(started):
 def test_a_ui_that_only_shows_or_is_refused_removes_no_corpus(study, monkeypatch):
     """One whose folder is away for a moment: the sensor waits before it removes it."""
     monkeypatch.setenv("PPL_ASSETS_STUDY", str(study.file))
-    monkeypatch.setattr(cli, "_require_free", lambda *address: None)
+    monkeypatch.setattr(cli, "_require_free", lambda *_: None)
 
     def corpora(*more: str) -> list[str]:
         with study_instance(study.platform.study, registers=False) as instance:
