@@ -87,7 +87,7 @@ def _export(options: argparse.Namespace) -> None:
         raise CommandError(f"--to {options.to} is a file; name a folder, which is made where it is absent")
     platform = Platform()
     made, exports = selections(platform.lake), platform.root / "exports"
-    one = find_selection(made, options.selection or str(made[-1].snapshot if made else 0))
+    one = find_selection(made, options.selection or (made[-1].selection_id if made else ""))
     first = exports / one.selection_id
     was_there = first.is_dir()
     written = export_again(platform.study, platform.lake, one, options.to or exports)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ppl_assets.lake_records import Commit, LakeError, Provenance, Write
-from ppl_assets.lake_schema import checked, create_tables
+from ppl_assets.lake_schema import checked, create_tables, sql_type
 from ppl_assets.lake_transactions import retrying, roll_back
 from ppl_assets.lake_views import LIVE_LINEAGE
 from ppl_assets.tables import LakeTable
@@ -156,13 +156,18 @@ class Snapshot:
             raise LakeError(
                 f"table {table.name} has no column {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
             )
+        late, kinds = self._lake.late_columns(), {column.name: sql_type(column.type) for column in table.columns}
+        shown = [
+            f"NULL::{kinds[name]} AS {name}" if late.get((table.name, name), 0) > self.number else name
+            for name in asked
+        ]
         clauses, values = [], []
         for column, value in (where or {}).items():
             several = isinstance(value, list | tuple | set)
             clauses.append(f"{column} IN (SELECT unnest(?))" if several else f"{column} = ?")
             values.append(list(value) if several else value)
         condition = f" WHERE {' AND '.join(clauses)}" if clauses else ""
-        return f"SELECT {', '.join(asked)} FROM {self._versioned(table)}{condition}", values  # noqa: S608 - declared names
+        return f"SELECT {', '.join(shown)} FROM {self._versioned(table)}{condition}", values  # noqa: S608 - declared names
 
 
 class Lake:
@@ -186,6 +191,7 @@ class Lake:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self._remembered: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
+        self._late_columns: dict[tuple[str, str], int] | None = None
 
     @classmethod
     def under(cls, root: Path, catalog: str = "", tables: str = "") -> "Lake":
@@ -232,6 +238,20 @@ class Lake:
     def _remembered_bytes(self) -> int:
         return sum(size for _, size in self._remembered.values())
 
+    def late_columns(self) -> dict[tuple[str, str], int]:
+        """Table and column to the snapshot since which the table has it, where that is not the first one.
+
+        A table of an earlier version gets its new columns when it is opened; in earlier snapshots it lacks them.
+        """
+        if self._late_columns is None:
+            sql = """SELECT t.table_name, c.column_name, c.begin_snapshot
+                     FROM __ducklake_metadata_lake.ducklake_column AS c
+                     JOIN __ducklake_metadata_lake.ducklake_table AS t USING (table_id)
+                     WHERE c.begin_snapshot > t.begin_snapshot AND c.end_snapshot IS NULL AND t.end_snapshot IS NULL"""
+            rows = self.query(sql).iter_rows()
+            self._late_columns = {(table, column): number for table, column, number in rows}
+        return self._late_columns
+
     @contextmanager
     def memory(self, gib: float) -> Iterator[None]:
         """Queries of this process take at most this much memory meanwhile; what does not fit goes to ``staging``."""
@@ -249,6 +269,7 @@ class Lake:
                 self._connection.close()
                 self._connection = None
             self._remembered.clear()
+            self._late_columns = None
 
     def attach_statements(self, *, is_read_only: bool = False) -> list[str]:
         """The SQL that opens this lake in any DuckDB prompt."""

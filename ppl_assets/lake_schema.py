@@ -36,7 +36,7 @@ def create_tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> None:
             continue
         held = stored[table.name]
         late = [column for column in table.columns if column.nullable and column.name not in held]
-        declared = {c.name: _sql_type(c.type) for c in table.columns if c not in late}
+        declared = {c.name: sql_type(c.type) for c in table.columns if c not in late}
         if held != declared:
             raise LakeError(
                 f"table {table.name} in the lake at {catalog} was written by another version: "
@@ -64,13 +64,13 @@ def _create(
     try:
         for table in missing:
             columns = ", ".join(
-                f"{c.name} {_sql_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in table.columns
+                f"{c.name} {sql_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in table.columns
             )
             connection.execute(f"CREATE TABLE IF NOT EXISTS lake.{table.name} ({columns})")
             if table.partition == "corpus":
                 connection.execute(f"ALTER TABLE lake.{table.name} SET PARTITIONED BY (corpus)")
         for table, column in added:
-            kind = _sql_type(column.type)
+            kind = sql_type(column.type)
             connection.execute(f"ALTER TABLE lake.{table.name} ADD COLUMN IF NOT EXISTS {column.name} {kind}")
         for name, query in VIEWS.items():
             connection.execute(f"CREATE OR REPLACE VIEW lake.{name} AS {query}")
@@ -121,7 +121,8 @@ def _same_kind(given: pa.DataType, declared: pa.DataType) -> bool:
     return bool(given == declared)
 
 
-def _sql_type(kind: pa.DataType) -> str:
+def sql_type(kind: pa.DataType) -> str:
+    """The type of a declared column in SQL."""
     if pa.types.is_list(kind):
         return f"{_SQL_TYPES[kind.value_type]}[]"
     return _SQL_TYPES[kind]

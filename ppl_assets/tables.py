@@ -434,7 +434,7 @@ SELECTIONS = LakeTable(
     "selections",
     "",
     (
-        Column("selection_id", _TEXT, "Hash of target, budget, sampler and candidates."),
+        Column("selection_id", _TEXT, "Hash of target, budget, sampler, members and where they come from."),
         Column("method", _TEXT, "Sampler."),
         Column("mu_target", _REAL, "Mean perplexity aimed at."),
         Column("sigma_target", _REAL, "Standard deviation aimed at."),
@@ -455,6 +455,12 @@ SELECTIONS = LakeTable(
             "described",
             _TEXT,
             "What card and manifest say of it, a JSON object, so that it can be exported again as it was.",
+            nullable=True,
+        ),
+        Column(
+            "content_id",
+            _TEXT,
+            "The same hash without where members come from, which training does not see; empty: it is selection_id.",
             nullable=True,
         ),
     ),

@@ -226,7 +226,12 @@ def test_a_lake_of_an_earlier_version_gets_the_columns_that_may_be_empty_and_kee
     with lake.cursor() as cursor:
         for name in ["prefix_id", *late]:  # one that stood between others comes back at the end
             cursor.execute(f"ALTER TABLE lake.scorers DROP COLUMN {name}")
+        (earlier,) = cursor.execute("SELECT max(snapshot_id) FROM ducklake_snapshots('lake')").fetchone()
     lake.close()
+    assert lake.snapshot(earlier).read(SCORERS).row(0, named=True) == row | {"prefix_id": None}
+    assert lake.snapshot(earlier).read(SCORERS).schema == pl.Schema(SCORERS.schema)
+    (batch,) = lake.snapshot(earlier).scan(SCORERS, ["device", "model_id"])
+    assert batch.to_pylist() == [{"device": None, "model_id": "m"}]
     assert lake.snapshot().read(SCORERS).row(0, named=True) == row | {"prefix_id": None}
     row |= {"device": "cpu", "shares_rows": True, "torch_version": "2", "transformers_version": "5"}
     lake.commit([lake.stage(SCORERS, pl.DataFrame([row], schema=pl.Schema(SCORERS.schema)), "s")], provenance())

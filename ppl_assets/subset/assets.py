@@ -36,7 +36,7 @@ from ppl_assets.subset.draws import groups_of, limits_of, options_of, shares_wit
 from ppl_assets.subset.handover import described, export_selection, is_exported
 from ppl_assets.subset.kind import kind_of
 from ppl_assets.subset.measures import downstream_table
-from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches, target_by_rank
+from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches, origin_of, target_by_rank
 from ppl_assets.subset.report import write_report
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
@@ -121,7 +121,7 @@ def final_subset(context: dg.AssetExecutionContext, platform: Platform) -> dg.Ma
     snapshot = step.lake.snapshot()
     selection = snapshot.only_row(SELECTIONS)
     if step.is_forced or not is_exported(study, snapshot):
-        export_selection(study, snapshot, commit, exports)
+        export_selection(study, step.lake, str(selection["selection_id"]), exports)
     return _selection_result(study, step, commit, selection)
 
 
@@ -141,11 +141,13 @@ def _select(study: Study, snapshot: Snapshot, pool: StoredPool) -> tuple[Ordered
         aim = choose_target(snapshot, study.selection.aim)
     target = Target(aim.mu, aim.sigma, tokens)
     made = draw_members(pool, target, study.study.seed, measured_prefixes(study), options, documents)
-    name = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
+    content = fingerprint(aim.mu, aim.sigma, tokens, method, scorer, made.subset_hash)[:16]
+    name = fingerprint(content, origin_of(snapshot, pool, made.index))[:16]
     drawn = made.drawn
     kind = kind_of(pool.candidates, drawn.members.ppl, study.trials.tokens, study.study.seed)
     selection: dict[str, Any] = {
         "selection_id": name,
+        "content_id": content,
         "method": method,
         "mu_target": aim.mu,
         "sigma_target": aim.sigma,
@@ -236,7 +238,8 @@ def strategy_losses_inputs(study: Study, _lake: Lake, snapshot: Snapshot, partit
     landscape = snapshot.latest("perplexity_landscape")
     follows: list[object] = [target.tokens, landscape.data_version if landscape else "", study.selection.objective]
     if partition == "selected":
-        follows = [snapshot.only_row(SELECTIONS)["selection_id"]]
+        selection = snapshot.only_row(SELECTIONS)
+        follows = [selection["content_id"] or selection["selection_id"]]
     elif partition in ("matched", "gaussian", "greedy_dos", "redrawn"):
         follows += [target.mu, target.sigma]
     if partition == "redrawn":

@@ -8,10 +8,11 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from filelock import FileLock
@@ -90,16 +91,24 @@ def _turn(file: Path) -> Iterator[None]:
 def is_export(folder: Path, sources: Sequence[Source], shard_tokens: int | None) -> bool:
     """Whether a folder holds a whole export of the present format, with these licences and files of this size.
 
-    An export of an earlier version, or one whose files were deleted, is none: it is to be written again.
+    An export of an earlier version, or one whose files were deleted, is none: it is to be written again. Corpora that
+    came or went since then do not matter: what was selected is of none of them.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    asked = {"format": FORMAT, "shard_tokens": shard_tokens, "sources": [asdict(source) for source in sources]}
-    if any(manifest.get(name) != value for name, value in asked.items()):
+    if any(manifest.get(name) != value for name, value in (("format", FORMAT), ("shard_tokens", shard_tokens))):
+        return False
+    if not has_these_licences(manifest["sources"], sources):
         return False
     return all((folder / name).is_file() for name in (CARD, *manifest["files"]))
+
+
+def has_these_licences(told: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> bool:
+    """Whether no corpus of these has another licence in what a manifest told."""
+    licences = {source.corpus: source.licence for source in sources}
+    return all(licences.get(one["corpus"], one["licence"]) == one["licence"] for one in told)
 
 
 def remove_leftovers(folder: Path, selection_id: str) -> None:

@@ -15,8 +15,8 @@ from ppl_assets.lake import Commit, Lake, Snapshot
 from ppl_assets.perplexity.candidates import current_scorer
 from ppl_assets.study import Study
 from ppl_assets.subset.card import Description, Moments, Source
-from ppl_assets.subset.export import GROUP_ROWS, MANIFEST, is_export, write_export
-from ppl_assets.subset.history import Selected, require_readable
+from ppl_assets.subset.export import GROUP_ROWS, MANIFEST, has_these_licences, is_export, write_export
+from ppl_assets.subset.history import Selected, find_selection, require_readable, selections
 from ppl_assets.subset.shards import ExportError
 from ppl_assets.tables import BASE_MODEL, CHUNKS, FINAL_SUBSET, SCORERS, SELECTIONS
 
@@ -27,18 +27,21 @@ ORDER BY f.rank
 """
 
 
-def export_selection(study: Study, snapshot: Snapshot, commit: Commit, folder: Path) -> Path:
-    """Write the stored selection with its texts under ``folder``; the folder written.
+def export_selection(study: Study, lake: Lake, selection_id: str, folder: Path) -> Path:
+    """Write a stored selection with its texts under ``folder``; the folder written.
 
-    The manifest travels with the files, so it names the study but not its storage, which may hold a password. It is the
+    One that was selected several times is written as it was the first time, so an id names one set of files. The
+    manifest travels with the files, so it names the study but not its storage, which may hold a password. It is the
     recorded one, as long as the study asks for the same licences and file size.
     """
-    selection = snapshot.only_row(SELECTIONS)
+    one = find_selection(selections(lake), selection_id)
+    rows = lake.snapshot(one.snapshot)
+    selection = rows.only_row(SELECTIONS)
     said = recorded(selection)
     if said is None or not _is_asked_for(study, said):
-        said = _said(study, snapshot, selection)
-    texts = snapshot.at(selection["exported_snapshot"])
-    return _write(snapshot, texts, selection["selection_id"], _description(said, commit), folder)
+        said = _said(study, rows, selection)
+    texts = rows.at(selection["exported_snapshot"])
+    return _write(rows, texts, selection_id, _description(said, one.commit), folder)
 
 
 def export_again(study: Study, lake: Lake, one: Selected, folder: Path) -> Path:
@@ -136,9 +139,9 @@ def _description(said: Mapping[str, Any], commit: Commit) -> Description:
 
 
 def _is_asked_for(study: Study, said: Mapping[str, Any]) -> bool:
-    """Whether the study still names the same licences, partitions and file size."""
-    sources = [asdict(source) for source in _sources(study)]
-    return bool(said["sources"] == sources and said["study"]["export"]["shard_tokens"] == study.export.shard_tokens)
+    """Whether the study still names the same licences and file size."""
+    is_of_this_size = said["study"]["export"]["shard_tokens"] == study.export.shard_tokens
+    return is_of_this_size and has_these_licences(said["sources"], _sources(study))
 
 
 def _sources(study: Study) -> list[Source]:

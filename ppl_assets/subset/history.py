@@ -33,7 +33,7 @@ class Selected:
     """A selection that was made: one commit of ``final_subset``.
 
     Attributes:
-        selection_id: its id; selecting the same again gives the same id.
+        selection_id: its id; selecting the same chunks, of the same corpora and files, again gives the same id.
         time: when it was committed.
         commit: the commit, of which ``commit.snapshot`` holds its rows.
         read_at: lake snapshot that it was computed from.

@@ -6,6 +6,7 @@ and ordered (perplexity, length, key, position, and the orders' work), none for 
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +25,23 @@ from ppl_assets.subset.selection import BY_RANK, SelectionOptions, select, selec
 from ppl_assets.subset.target import ChosenTarget
 from ppl_assets.tables import CHUNKS
 
-_MEMBERS = """
-SELECT $selection_id AS selection_id, k.rank, p.chunk_id, p.corpus, c.doc_id, c.source, p.n_tokens, p.ppl,
-       $scorer_id AS scorer_id
+_PICKED = """
 FROM read_parquet($picks) AS k
 JOIN read_parquet($pool, file_row_number => true) AS p ON p.file_row_number = k.row_number
 LEFT JOIN {chunks} AS c ON c.chunk_id = p.chunk_id AND c.corpus = p.corpus
-ORDER BY k.rank
 """
+
+_MEMBERS = f"""
+SELECT $selection_id AS selection_id, k.rank, p.chunk_id, p.corpus, c.doc_id, c.source, p.n_tokens, p.ppl,
+       $scorer_id AS scorer_id
+{_PICKED} ORDER BY k.rank
+"""
+
+_ORIGIN = f"""
+SELECT format('{{{{:x}}}}', bit_xor(md5_number(concat_ws(chr(31), k.rank, p.corpus, c.doc_id, c.source)))) AS origin
+{_PICKED}
+"""
+"""One number of all rows, whatever order they come in: each is hashed with its rank."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +114,24 @@ def member_batches(
         selection_id: of the selection.
         scorer_id: of the scorer that measured the perplexities.
     """
+    with _picks(pool, index) as files:
+        names = {"selection_id": selection_id, "scorer_id": scorer_id, **files}
+        yield from snapshot.stream(_MEMBERS, (CHUNKS,), names, batch_rows=BATCH_ROWS)
+
+
+def origin_of(snapshot: Snapshot, pool: StoredPool, index: IntArray) -> str:
+    """Fingerprint of where each member comes from: its corpus, document and file, as an export names them.
+
+    The same chunks of a corpus or file that was renamed are another export.
+    """
+    with _picks(pool, index) as files:
+        return str(snapshot.query(_ORIGIN, (CHUNKS,), files)["origin"].item())
+
+
+@contextmanager
+def _picks(pool: StoredPool, index: IntArray) -> Iterator[dict[str, str]]:
+    """The members' row numbers as a file beside the pool's; the paths of both, as the queries name them."""
     with tempfile.TemporaryDirectory(prefix="picks-", dir=pool.names.parent) as place:
         picks = Path(place) / "picks.parquet"
         pq.write_table(pa.table({"rank": np.arange(index.size), "row_number": index}), picks)
-        names = {"selection_id": selection_id, "scorer_id": scorer_id, "picks": str(picks), "pool": str(pool.names)}
-        yield from snapshot.stream(_MEMBERS, (CHUNKS,), names, batch_rows=BATCH_ROWS)
+        yield {"picks": str(picks), "pool": str(pool.names)}

@@ -8,7 +8,10 @@ from ppl_assets.automation.instance import study_instance
 from ppl_assets.automation.plan import status_lines
 from ppl_assets.law.assets import comparable_losses
 from ppl_assets.perplexity.candidates import selectable_chunks
+from ppl_assets.resources import FORCE_TAG
 from ppl_assets.subset.assets import trained_strategies
+from ppl_assets.subset.handover import differing_files
+from ppl_assets.subset.history import selections
 from ppl_assets.tables import (
     CHUNKS,
     FINAL_SUBSET,
@@ -68,6 +71,38 @@ def test_a_renamed_corpus_is_not_scored_again(study):
     assert both.height == after.height > 0
     for column in ("nll", "ppl", "bits_per_byte", "scored_bytes"):
         assert (both[column] == both[f"{column}_before"]).all()
+
+
+def test_a_renamed_corpus_is_another_selection_beside_the_first_and_nothing_is_trained_for_it(study, tmp_path):
+    """Its chunks are the same, so training would be; what an export says of them is not."""
+    before = study.platform.lake.snapshot()
+    first = study.platform.root / "exports" / before.latest("final_subset").data_version
+    kept = shutil.copytree(first, tmp_path / "kept")
+    study.file.write_text(STUDY.replace("[corpora.hard]", "[corpora.difficult]"))
+    for job, partition in (
+        ("chunk_corpus", "difficult"),
+        ("score_corpus", "difficult"),
+        *((job, None) for job in AFTERWARDS),
+    ):
+        assert study.materialize(job, partition).success
+    after = study.platform.lake.snapshot()
+    old, new = before.only_row(SELECTIONS), after.only_row(SELECTIONS)
+    assert new["selection_id"] != old["selection_id"]
+    assert new["content_id"] == old["content_id"]
+    assert "selected" in trained_strategies(study.platform.study, study.platform.lake, after)
+    assert set(pl.read_parquet(f"{new['export_path']}/parquet/*.parquet")["corpus"]) == {"easy", "difficult"}
+    assert differing_files(first, kept) == []
+
+
+def test_the_same_selection_made_again_leaves_its_export_as_it_was(study, tmp_path):
+    first = study.platform.root / "exports" / selections(study.platform.lake)[0].selection_id
+    kept = shutil.copytree(first, tmp_path / "kept")
+    shutil.rmtree(first)
+    assert study.materialize("select_subset", tags={FORCE_TAG: "true"}).success
+    made = selections(study.platform.lake)
+    assert [one.selection_id for one in made] == [first.name] * 2
+    assert made[0].commit.run_id != made[1].commit.run_id
+    assert differing_files(first, kept) == []
 
 
 def test_status_names_what_was_found_and_what_was_passed_over(study):

@@ -82,6 +82,7 @@ def test_more_files_than_five_digits_can_number_are_refused(tmp_path: Path, monk
 def test_an_export_is_known_by_its_format_licences_and_file_size(tmp_path: Path) -> None:
     folder = write_export(tmp_path, "sel", [batch(list("abc"))], description(), shard_tokens=9)
     assert is_export(folder, SOURCES, 9)
+    assert is_export(folder, [*SOURCES, Source("later", "mit", ["later"])], 9)
     assert not is_export(folder, SOURCES, None)
     assert not is_export(folder, [Source("docs", "mit", ["docs"]), SOURCES[1]], 9)
     (folder / "jsonl" / "train-00000-of-00002.jsonl").unlink()

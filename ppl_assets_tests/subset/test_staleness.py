@@ -39,8 +39,10 @@ def rewrite(study: TinyStudy, asset: str, *tables: tuple[LakeTable, pl.DataFrame
 def select_otherwise(study: TinyStudy) -> None:
     """Another selection, as a change of corpus or law makes one."""
     snapshot = study.platform.lake.snapshot()
-    tables = ((table, snapshot.read(table)) for table in (SELECTIONS, FINAL_SUBSET))
-    rewrite(study, "final_subset", *((t, rows.with_columns(selection_id=pl.lit("0" * 16))) for t, rows in tables))
+    other = pl.lit("0" * 16)
+    selection = snapshot.read(SELECTIONS).with_columns(selection_id=other, content_id=other)
+    members = snapshot.read(FINAL_SUBSET).with_columns(selection_id=other)
+    rewrite(study, "final_subset", (SELECTIONS, selection), (FINAL_SUBSET, members))
 
 
 def test_after_a_run_every_strategy_is_trained(finished_study):
@@ -124,8 +126,8 @@ def test_an_export_is_due_again_when_its_files_are_to_be_of_another_size_and_the
 
 def test_an_export_loads_with_its_card_in_training_order(study, monkeypatch, tmp_path):
     monkeypatch.setenv("PPL__EXPORT__SHARD_TOKENS", "1000")
-    settings, _, snapshot = parts(study)
-    folder = export_selection(settings, snapshot, snapshot.latest("final_subset"), tmp_path / "out")
+    settings, lake, snapshot = parts(study)
+    folder = export_selection(settings, lake, snapshot.only_row(SELECTIONS)["selection_id"], tmp_path / "out")
     rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["chunk_id"][:] == snapshot.read(FINAL_SUBSET).sort("rank")["chunk_id"].to_list()
     assert len(list((folder / "parquet").iterdir())) == -(-sum(rows["n_tokens"]) // 1000) > 1
