@@ -77,8 +77,16 @@ def _follow(updated: BuiltinAutomationCondition[Any], label: str) -> dg.Automati
     ).with_label(label)
 
 
-FOLLOW_FILES = _follow(_in_deps(When.newly_updated()).with_label(CHANGED), "follow_files")
-"""Directly below the observed corpora: a new content version fires it, the same version observed again does not."""
+FILES = dg.AssetSelection.assets("raw_corpus")
+
+FOLLOW_FILES = _follow(
+    (_in_deps(When.newly_updated()).allow(FILES) | _in_deps(When.data_version_changed()).ignore(FILES)).with_label(
+        CHANGED
+    ),
+    "follow_files",
+)
+"""Directly below the observed corpora: a new content version fires it, the same version observed again does not. Test
+documents and base model that were found unchanged do not either."""
 
 FOLLOW_CONTENT = _follow(_in_deps(When.data_version_changed()).with_label(CHANGED), "follow_content")
 """Below materialized assets: their every materialization would count as a change otherwise, even where the content is

@@ -58,6 +58,15 @@ def test_the_same_version_observed_again_requests_nothing(day):
     assert day.tick() == set()
 
 
+@pytest.mark.parametrize("above", ["test_documents", "base_model"])
+def test_what_was_found_unchanged_above_the_chunks_requests_nothing_and_what_changed_does(day, above):
+    day.tick()
+    day.materialize(above)
+    assert day.tick() == set()
+    day.materialize(above, version="2")
+    assert {request for request in day.tick() if request[0] == "chunks"} == {("chunks", "a"), ("chunks", "b")}
+
+
 def test_a_changed_corpus_requests_its_own_chunks_only(day):
     day.tick()
     day.observe(b="2")
