@@ -9,7 +9,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from ppl_assets.corpus import assets as corpus_assets
 from ppl_assets.corpus.assets import chunks_inputs, held_out_inputs
-from ppl_assets.lake import Lake, Snapshot
+from ppl_assets.lake import Lake, LakeError, Snapshot
 from ppl_assets.law import assets as law_assets
 from ppl_assets.law.assets import fitted_law_inputs, next_trials_inputs
 from ppl_assets.perplexity import assets as perplexity_assets
@@ -126,13 +126,18 @@ def _is_known(asset: str, partition: str, instance: dg.DagsterInstance) -> bool:
 
 
 def status_lines(platform: Platform, instance: dg.DagsterInstance) -> list[str]:
-    """One line an asset: how many of its partitions are up to date, and which would be computed."""
+    """One line an asset: how many of its partitions are up to date, and which would be computed.
+
+    Below something that is due, what would be computed is not known; what is stored may still be of all that is stored
+    above it, such as a subset that followed a changed corpus by itself.
+    """
     lines, is_known = [], True
     for asset in INPUTS:
-        if not is_known:
-            lines.append(f"{asset:<22} waits for what is above")
-            continue
         keys = partitions_of(asset, platform, instance)
+        if not is_known:
+            stands = _stands(asset, keys, platform, instance)
+            lines.append(f"{asset:<22} {'up to date with what is stored; ' if stands else ''}waits for what is above")
+            continue
         due = [key for key in keys if pending(asset, key, platform, instance)]
         is_known = not due
         named = (
@@ -142,6 +147,14 @@ def status_lines(platform: Platform, instance: dg.DagsterInstance) -> list[str]:
         if said := remark(asset, platform):
             lines.append(f"{'':<22} {said}")
     return [*lines, *_found(platform.study)]
+
+
+def _stands(asset: str, keys: list[str], platform: Platform, instance: dg.DagsterInstance) -> bool:
+    """Whether everything stored of an asset was made from what is stored now."""
+    try:
+        return bool(keys) and not any(_is_stale(asset, key, platform, instance) for key in keys)
+    except LakeError:  # what it reads was never made
+        return False
 
 
 def _found(study: Study) -> list[str]:

@@ -79,6 +79,14 @@ def test_what_changed_since_the_last_selection_stands_in_the_ui(changed):
     assert "| setting selection.tokens | 4096 | 3072 |" in text
 
 
+def test_status_says_of_a_subset_that_followed_a_changed_corpus_that_it_stands(changed):
+    with study_instance(changed.platform.study) as instance:
+        lines = status_lines(changed.platform, instance)
+    assert "regime_partitions      1 of 1 to compute" in lines
+    assert "final_subset           up to date with what is stored; waits for what is above" in lines
+    assert "strategy_losses        waits for what is above" in lines
+
+
 def test_after_maintenance_nothing_is_due_exports_come_back_and_lineage_answers(changed, tmp_path, monkeypatch):
     settings, lake, made = parts(changed)
     lineage, before = lineage_of(lake), [one.snapshot for one in made]
