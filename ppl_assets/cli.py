@@ -1,6 +1,7 @@
 """The ``ppl-assets`` command: run the study, open its UI, its lake, its lineage."""
 
 import argparse
+import errno
 import os
 import shutil
 import socket
@@ -13,6 +14,8 @@ from ppl_assets.commands import add_commands
 from ppl_assets.errors import UserError
 from ppl_assets.study import StudyError
 
+MOST_PORT = 65_535
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
@@ -21,7 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["PPL_ASSETS_STUDY"] = options.study
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
-        return int(options.action(options) or 0)
+        status = int(options.action(options) or 0)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's own message
         return 2
@@ -31,6 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)  # noqa: T201
         return 130
+    return status
+
+
+def _port(given: str) -> int:
+    """A port to listen on.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if given.isdecimal() and 1 <= int(given) <= MOST_PORT:
+        return int(given)
+    raise argparse.ArgumentTypeError(f"{given!r} is not accepted; give a port from 1 to {MOST_PORT:,}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="bring every asset up to date and print the selection's summary")
     run.set_defaults(action=_run)
     ui = commands.add_parser("ui", help="the Dagster UI and daemon on this study")
-    ui.add_argument("--port", type=int, default=3000)
+    ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1", help="loopback unless told otherwise: the UI has no login")
     ui.add_argument("--path-prefix", default="", help="e.g. /ppl, where a proxy shows the UI below a path")
     ui.add_argument("--read-only", action="store_true", help="nothing can be started, and no daemon runs")
@@ -98,13 +117,15 @@ def _run(_options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from ppl_assets.automation.instance import study_instance
+    from ppl_assets.automation.instance import dagster_home, study_instance
     from ppl_assets.resources import Platform
 
     platform = Platform()
     lock = None if options.read_only else _lock_of_the_ui(platform.root)
     try:
         _require_free(options.host, options.port)
+        if not options.read_only:
+            _require_no_daemon(dagster_home(platform.study))
         with study_instance(platform.study, registers=not options.read_only):
             platform.lake.snapshot()
         platform.lake.close()
@@ -127,15 +148,34 @@ def _require_free(host: str, port: int) -> None:
     Raises:
         StudyError: another program listens there, or the address is not this machine's.
     """
+    mend = "name an address of this machine with --host, or leave it out for 127.0.0.1"
     try:
+        socket.getaddrinfo(host, port)
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         reason = str(error.strerror or error).partition(" (")[0]
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise StudyError(f"--host {host} cannot be listened on ({reason}); {mend}") from error
         raise StudyError(
             f"{host}:{port} cannot be listened on ({reason}); is the UI open there already? If not, "
             "name another port: make ui PORT=3001, or --port 3001"
         ) from error
+
+
+def _require_no_daemon(home: Path) -> None:
+    """Whether no daemon serves the study, of a UI that was killed or of a deployment.
+
+    Raises:
+        StudyError: one does.
+    """
+    from ppl_assets.automation.instance import daemons_of
+
+    if daemons := daemons_of(home):
+        raise StudyError(
+            f"a Dagster daemon of this study runs already (process {daemons[0]}), perhaps left by a UI that was "
+            f"killed; end it first (kill {daemons[0]}), or add --read-only for a UI that only shows"
+        )
 
 
 def _lock_of_the_ui(root: Path) -> int:

@@ -218,7 +218,8 @@ def load_study(path: str | Path) -> Study:
     """
     file = Path(path).resolve()
     if not file.is_file():
-        raise StudyError(f"study file {path} does not exist; copy study.toml from the repository or name one that does")
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise StudyError(f"study file {path} {what}; copy study.toml from the repository or name one that does")
     try:
         tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -58,6 +60,43 @@ def test_a_port_that_is_taken_is_said_before_anything_starts():
         with pytest.raises(StudyError, match=rf"127.0.0.1:{port} cannot be listened on .* name another port"):
             cli._require_free("127.0.0.1", port)
     cli._require_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_an_address_that_is_not_this_machines_is_said(host):
+    with pytest.raises(StudyError, match=rf"--host {host} cannot be listened on .* leave it out for 127\.0\.0\.1"):
+        cli._require_free(host, 3055)
+
+
+@pytest.mark.parametrize("port", ["0", "-5", "99999", "http"])
+def test_ports_that_cannot_be_are_refused(port, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["ui", f"--port={port}"])
+    assert f"'{port}' is not accepted; give a port from 1 to 65,535" in capsys.readouterr().err
+
+
+def test_a_daemon_that_a_killed_ui_left_is_named(tmp_path):
+    """Beside it a second one would start every run twice."""
+    idle = [sys.executable, "-c", "import time; time.sleep(60)", "-m", "dagster._daemon"]
+    with subprocess.Popen(idle, env=os.environ | {"DAGSTER_HOME": str(tmp_path)}) as left:
+        try:
+            with pytest.raises(StudyError, match=rf"runs already \(process {left.pid}\).*\(kill {left.pid}\)"):
+                cli._require_no_daemon(tmp_path)
+            cli._require_no_daemon(tmp_path / "another")
+        finally:
+            left.kill()
+    cli._require_no_daemon(tmp_path)
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(finished_study):
+    program = "import sys; from ppl_assets.cli import main; sys.exit(main(['selections']))"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PPL_ASSETS_STUDY": str(finished_study.file)}
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(command, env=environment, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("hours", ["-1", "nan", "1e9", "soon"])

@@ -12,6 +12,7 @@ import polars as pl
 import psutil
 import pytest
 
+from ppl_assets.automation.broken import broken_partitions
 from ppl_assets.automation.instance import study_instance
 from ppl_assets.definitions import defs
 from ppl_assets.perplexity import scoring
@@ -84,6 +85,8 @@ def test_a_step_whose_process_is_killed_fails_its_run_and_the_next_run_ends_as_i
             assert not result.success
         killer.join()
         assert not instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
+        (said,) = broken_partitions("perplexity_scores", killed.platform, instance).values()
+        assert "its process was ended from outside (killed, or out of memory); run again" in said
     assert killed.materialize("score_corpus", "easy").success
     assert scores(killed).equals(scores(undisturbed))
 

@@ -13,7 +13,7 @@ import dagster as dg
 from rich.console import Console
 
 from ppl_assets import progress
-from ppl_assets.automation.broken import OBSERVED, broken_partitions, mending_command
+from ppl_assets.automation.broken import MAINTAINED, OBSERVED, broken_partitions, mending_command
 from ppl_assets.automation.jobs import STAGE_JOBS, observe_corpora
 from ppl_assets.automation.plan import partitions_of
 from ppl_assets.automation.run import Display, RunError, execute
@@ -88,6 +88,8 @@ def chosen_partitions(asset: str, wanted: Wanted, platform: Platform, instance: 
         BackfillError: the asset or a partition does not exist, or it is not said which partitions.
     """
     if asset not in JOBS:
+        if asset == MAINTAINED:
+            raise BackfillError(f"{asset} is not backfilled; run ppl-assets maintain")
         said = f"there is no asset {asset!r}" if asset else "name an asset"
         raise BackfillError(f"{said}; there are {_closest(asset, list(JOBS))}")
     keys = partitions_of(asset, platform, instance)

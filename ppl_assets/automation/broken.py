@@ -166,15 +166,25 @@ def _observes(run: dg.DagsterRun) -> bool:
     return observe_corpora.name in run.job_name or set(run.asset_selection or ()) == {dg.AssetKey(OBSERVED)}
 
 
+_ENDED = "its process was ended from outside (killed, or out of memory); run again, it goes on where it was"
+
+_ENDED_SIGNS = ("ChildProcessCrashException", "has been marked as failed from outside the execution context")
+"""What Dagster says of a step, and of a run, whose process is gone."""
+
+
 def _why(run_id: str, instance: dg.DagsterInstance) -> str:
     """The sentence of what failed in a run, and where to read more."""
     for event in _events(run_id, dg.DagsterEventType.STEP_FAILURE, instance):
         if event.step_failure_data.error:
-            return f"run {run_id[:8]} failed: {innermost(event.step_failure_data.error)[1].rstrip('.')}."
+            return f"run {run_id[:8]} failed: {_in_words(innermost(event.step_failure_data.error)[1])}."
     for event in _events(run_id, dg.DagsterEventType.RUN_FAILURE, instance):
         if event.message:
-            return f"run {run_id[:8]} failed: {event.message.rstrip('.')}."
+            return f"run {run_id[:8]} failed: {_in_words(event.message)}."
     return f"run {run_id[:8]} failed before a step could say why."
+
+
+def _in_words(message: str) -> str:
+    return _ENDED if any(sign in message for sign in _ENDED_SIGNS) else message.rstrip(".")
 
 
 def _failed_checks(asset: str, partition: str, instance: dg.DagsterInstance) -> str:

@@ -62,6 +62,22 @@ def _is_alive(identity: str) -> bool:
         return False
 
 
+def daemons_of(home: Path) -> list[int]:
+    """Process ids of the Dagster daemons that serve a DAGSTER_HOME, whoever started them.
+
+    A UI that is killed leaves its daemon, which goes on and finds no definitions.
+    """
+    found = []
+    for process in psutil.process_iter():
+        try:
+            is_daemon = any("dagster._daemon" in word or "dagster-daemon" in word for word in process.cmdline())
+            if is_daemon and Path(process.environ().get("DAGSTER_HOME", "")).resolve() == home.resolve():
+                found.append(process.pid)
+        except (psutil.Error, OSError):  # it ended, or is another user's
+            continue
+    return found
+
+
 _WORKER = re.compile(r"Started process for run \(pid: (\d+)\)")
 """What Dagster writes into the history of a run that the UI or the daemon launched, once its process is there."""
 

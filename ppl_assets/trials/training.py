@@ -145,7 +145,8 @@ def token_ids_of(snapshot: Snapshot, chunks: pl.DataFrame) -> dict[str, np.ndarr
     if missing := set(chunks["chunk_id"]) - set(found):
         raise TrainingError(
             f"{len(missing)} of {chunks.height} chunks of this subset are no longer in the lake, since their corpus "
-            "changed; materialize regime_partitions (or final_subset) again"
+            "changed: it cannot be trained again, and losses that it gave before stay; materialize regime_partitions "
+            "for new trials, final_subset for a new selection"
         )
     return found
 
