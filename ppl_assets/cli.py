@@ -123,9 +123,9 @@ def _ui(options: argparse.Namespace) -> int:
     platform = Platform()
     lock = None if options.read_only else _lock_of_the_ui(platform.root)
     try:
-        _require_free(options.host, options.port)
         if not options.read_only:
-            _require_no_daemon(dagster_home(platform.study))
+            _require_no_servers(dagster_home(platform.study))
+        _require_free(options.host, options.port)
         with study_instance(platform.study, registers=not options.read_only):
             platform.lake.snapshot()
         platform.lake.close()
@@ -163,18 +163,18 @@ def _require_free(host: str, port: int) -> None:
         ) from error
 
 
-def _require_no_daemon(home: Path) -> None:
+def _require_no_servers(home: Path) -> None:
     """Whether no daemon serves the study, of a UI that was killed or of a deployment.
 
     Raises:
         StudyError: one does.
     """
-    from ppl_assets.automation.instance import daemons_of
+    from ppl_assets.automation.instance import servers_of
 
-    if daemons := daemons_of(home):
+    if servers := " ".join(map(str, servers_of(home))):
         raise StudyError(
-            f"a Dagster daemon of this study runs already (process {daemons[0]}), perhaps left by a UI that was "
-            f"killed; end it first (kill {daemons[0]}), or add --read-only for a UI that only shows"
+            f"Dagster's daemon for this study runs already (processes {servers}), perhaps left by a UI that was "
+            f"killed; end it first (kill {servers}), or add --read-only for a UI that only shows"
         )
 
 

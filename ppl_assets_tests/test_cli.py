@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ppl_assets import cli
-from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.instance import servers_of, study_instance
 from ppl_assets.study import StudyError
 
 
@@ -77,15 +77,23 @@ def test_ports_that_cannot_be_are_refused(port, capsys):
 
 def test_a_daemon_that_a_killed_ui_left_is_named(tmp_path):
     """Beside it a second one would start every run twice."""
-    idle = [sys.executable, "-c", "import time; time.sleep(60)", "-m", "dagster._daemon"]
-    with subprocess.Popen(idle, env=os.environ | {"DAGSTER_HOME": str(tmp_path)}) as left:
+    idle = [sys.executable, "-c", "import time; time.sleep(60)", "-m"]
+    environment = os.environ | {"DAGSTER_HOME": str(tmp_path)}
+    with (
+        subprocess.Popen([*idle, "dagster._daemon", "run"], env=environment) as daemon,
+        subprocess.Popen([*idle, "dagster_webserver", "--shutdown-pipe", "4"], env=environment) as webserver,
+        subprocess.Popen([*idle, "dagster_webserver", "--read-only"], env=environment) as shows,
+    ):
         try:
-            with pytest.raises(StudyError, match=rf"runs already \(process {left.pid}\).*\(kill {left.pid}\)"):
-                cli._require_no_daemon(tmp_path)
-            cli._require_no_daemon(tmp_path / "another")
+            both = sorted([daemon.pid, webserver.pid])
+            assert sorted(servers_of(tmp_path)) == both
+            with pytest.raises(StudyError, match=r"runs already \(processes .* end it first \(kill \d+ \d+\)"):
+                cli._require_no_servers(tmp_path)
+            cli._require_no_servers(tmp_path / "another")
         finally:
-            left.kill()
-    cli._require_no_daemon(tmp_path)
+            for process in (daemon, webserver, shows):
+                process.kill()
+    cli._require_no_servers(tmp_path)
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error(finished_study):

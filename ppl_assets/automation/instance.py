@@ -62,16 +62,18 @@ def _is_alive(identity: str) -> bool:
         return False
 
 
-def daemons_of(home: Path) -> list[int]:
-    """Process ids of the Dagster daemons that serve a DAGSTER_HOME, whoever started them.
+def servers_of(home: Path) -> list[int]:
+    """Process ids of the Dagster daemons that serve a DAGSTER_HOME, and of the webservers started with one.
 
-    A UI that is killed leaves its daemon, which goes on and finds no definitions.
+    A UI that is killed leaves both; they go on and find no definitions. A webserver alone only shows.
     """
     found = []
     for process in psutil.process_iter():
         try:
-            is_daemon = any("dagster._daemon" in word or "dagster-daemon" in word for word in process.cmdline())
-            if is_daemon and Path(process.environ().get("DAGSTER_HOME", "")).resolve() == home.resolve():
+            words = process.cmdline()
+            is_ours = any("dagster._daemon" in word or "dagster-daemon" in word for word in words)
+            is_ours |= "dagster_webserver" in words and "--shutdown-pipe" in words
+            if is_ours and Path(process.environ().get("DAGSTER_HOME", "")).resolve() == home.resolve():
                 found.append(process.pid)
         except (psutil.Error, OSError):  # it ended, or is another user's
             continue
