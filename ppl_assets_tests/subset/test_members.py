@@ -1,6 +1,8 @@
 """The final subset from a lake: the same rows whether its candidates are loaded or read in batches."""
 
+import functools
 import hashlib
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ppl_assets.regimes.candidates import Candidates, SelectionError, StreamedCa
 from ppl_assets.regimes.drawn import Target
 from ppl_assets.regimes.limits import Limit
 from ppl_assets.regimes.pool import read_pool, stored_pool
-from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches
+from ppl_assets.subset.members import OrderedMembers, draw_members, member_batches, origin_of
 from ppl_assets.subset.selection import SelectionOptions
 from ppl_assets.tables import CHUNKS, FINAL_SUBSET, PERPLEXITY_LANDSCAPE, PERPLEXITY_SCORES, LakeTable
 
@@ -101,6 +103,20 @@ def test_members_carry_their_document_and_file_in_training_order(snapshot: Snaps
     assert rows["ppl"].is_between(*FENCE).all()
     assert set(rows.columns) == {column.name for column in FINAL_SUBSET.columns}
     assert rows["chunk_id"].is_unique().all()
+
+
+def test_the_origin_is_of_each_members_corpus_document_and_file_in_training_order(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    with stored_pool(snapshot, CORPORA, tmp_path, STREAMED) as pool:
+        index = draw_members(pool, TARGET, 3, [2000, 20_000], SelectionOptions()).index
+        origin = origin_of(snapshot, pool, index)
+        assert origin_of(snapshot, pool, index[::-1]) != origin
+        members = pa.Table.from_batches(member_batches(snapshot, pool, index, "selection", "now"))
+    rows = pl.DataFrame(pl.from_arrow(members))
+    texts = ["\x1f".join(map(str, row)) for row in rows.select("rank", "corpus", "doc_id", "source").iter_rows()]
+    digests = [int.from_bytes(hashlib.md5(text.encode()).digest(), "little") for text in texts]  # noqa: S324
+    assert int(origin, 16) == functools.reduce(operator.xor, digests)
 
 
 def test_limits_of_corpora_are_kept_whether_loaded_or_streamed(snapshot: Snapshot, tmp_path: Path) -> None:
