@@ -67,6 +67,10 @@ LEFT JOIN document_b AS d USING (doc_id)
 LEFT JOIN score_a AS s USING (chunk_id)
 LEFT JOIN score_b AS t USING (chunk_id)
 """
+_RENAMED = """
+SELECT count(DISTINCT a.chunk_id) AS chunks FROM {members_a} AS a JOIN {members_b} AS b USING (chunk_id)
+WHERE (a.corpus, a.doc_id, a.source) IS DISTINCT FROM (b.corpus, b.doc_id, b.source)
+"""
 _COUNTED = """
 SELECT change, reason, corpus, sum(copies)::BIGINT AS chunks, sum(copies * n_tokens)::BIGINT AS tokens
 FROM ({moved}) GROUP BY ALL ORDER BY change, tokens DESC, reason, corpus
@@ -82,21 +86,24 @@ class Changes:
         after: the later one.
         counts: change (added or removed), reason, corpus, chunks, tokens; a chunk counts as often as it was taken.
         facts: fact, before, after: what else differs, in words.
+        renamed: chunks that both hold, of another corpus, document or file in the later one.
     """
 
     before: Selected
     after: Selected
     counts: pl.DataFrame
     facts: pl.DataFrame
+    renamed: int = 0
 
     @property
     def sentence(self) -> str:
-        """Both totals."""
+        """Both totals, and how many chunks stayed under another name."""
         sums = {name: self.counts.filter(pl.col("change") == name) for name in ("added", "removed")}
         told = ", ".join(
             f"{rows['chunks'].sum():,} chunks ({rows['tokens'].sum():,} tokens) {name}" for name, rows in sums.items()
         )
-        return f"From selection {self.before.selection_id} to {self.after.selection_id}: {told}."
+        renamed = f"; {self.renamed:,} that stay are of another corpus or file now" if self.renamed else ""
+        return f"From selection {self.before.selection_id} to {self.after.selection_id}: {told}{renamed}."
 
     @property
     def by_reason(self) -> pl.DataFrame:
@@ -118,7 +125,11 @@ def changes(lake: Lake, before: Selected, after: Selected) -> Changes:
     """
     a, b = Side.load(lake, before), Side.load(lake, after)
     sql, parameters = _moved(a, b)
-    return Changes(before, after, lake.query(_COUNTED.format(moved=sql), parameters), differing_facts(a, b))
+    counts = lake.query(_COUNTED.format(moved=sql), parameters)
+    renamed = lake.query(
+        _RENAMED.format(members_a=a.rows.rows_of(FINAL_SUBSET), members_b=b.rows.rows_of(FINAL_SUBSET))
+    )
+    return Changes(before, after, counts, differing_facts(a, b), int(renamed["chunks"].item()))
 
 
 def moved_chunks(lake: Lake, before: Selected, after: Selected) -> pl.DataFrame:

@@ -10,8 +10,9 @@ from ppl_assets.law.assets import comparable_losses
 from ppl_assets.perplexity.candidates import selectable_chunks
 from ppl_assets.resources import FORCE_TAG
 from ppl_assets.subset.assets import trained_strategies
+from ppl_assets.subset.changes import changes
 from ppl_assets.subset.handover import differing_files
-from ppl_assets.subset.history import selections
+from ppl_assets.subset.history import last_two, selections
 from ppl_assets.tables import (
     CHUNKS,
     FINAL_SUBSET,
@@ -92,6 +93,9 @@ def test_a_renamed_corpus_is_another_selection_beside_the_first_and_nothing_is_t
     assert "selected" in trained_strategies(study.platform.study, study.platform.lake, after)
     assert set(pl.read_parquet(f"{new['export_path']}/parquet/*.parquet")["corpus"]) == {"easy", "difficult"}
     assert differing_files(first, kept) == []
+    renamed = after.read(FINAL_SUBSET).filter(pl.col("corpus") == "difficult").height
+    found = changes(study.platform.lake, *last_two(selections(study.platform.lake)))
+    assert f": 0 chunks (0 tokens) added, 0 chunks (0 tokens) removed; {renamed} that stay are of" in found.sentence
 
 
 def test_the_same_selection_made_again_leaves_its_export_as_it_was(study, tmp_path):
