@@ -3,12 +3,14 @@
 import argparse
 import errno
 import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from ppl_assets.commands import add_commands
 from ppl_assets.errors import UserError
@@ -26,19 +28,26 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status = int(options.action(options) or 0)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's own message
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not _is_read(sys.stdout):  # whoever read it has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         print(f"{error.filename or 'a file'}: {error.strerror or error}. What was finished is kept.", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)  # noqa: T201
         return 130
     return status
+
+
+def _is_read(output: TextIO) -> bool:
+    """Whether somebody still reads what is printed."""
+    poll = select.poll()
+    poll.register(output.fileno(), select.POLLOUT)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _port(given: str) -> int:
@@ -173,8 +182,8 @@ def _require_no_servers(home: Path) -> None:
 
     if servers := " ".join(map(str, servers_of(home))):
         raise StudyError(
-            f"Dagster's daemon for this study runs already (processes {servers}), perhaps left by a UI that was "
-            f"killed; end it first (kill {servers}), or add --read-only for a UI that only shows"
+            f"Dagster serves this study already (processes {servers}), perhaps left by a UI that was killed; "
+            f"end them first (kill {servers}), or add --read-only for a UI that only shows"
         )
 
 

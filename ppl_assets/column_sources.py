@@ -106,7 +106,7 @@ _SAID: Mapping[LakeTable, tuple[tuple[str, _Sources], ...]] = {
         ("design_version", ("regime_partitions.trial", "regime_partitions.chunk_id")),
     ),
     tables.FINAL_SUBSET: (
-        ("selection_id", (*_CHUNK, *_PERPLEXITY, *_OPTIMUM)),
+        ("selection_id", (*_CHUNK, *_PERPLEXITY, *_OPTIMUM, *_CORPUS, "chunks.doc_id", "chunks.source")),
         ("rank", (*_CHUNK, *_PERPLEXITY, *_OPTIMUM)),
         ("chunk_id", (*_CHUNK, *_PERPLEXITY, *_OPTIMUM)),
         ("corpus", _CORPUS),

@@ -80,14 +80,17 @@ def _diff(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from ppl_assets.resources import Platform
-    from ppl_assets.subset.handover import differing_files, export_again
+    from ppl_assets.subset.handover import differing_files, export_again, exported_as
     from ppl_assets.subset.history import find_selection, selections
 
     if options.to and options.to.exists() and not options.to.is_dir():
         raise CommandError(f"--to {options.to} is a file; name a folder, which is made where it is absent")
     platform = Platform()
     made, exports = selections(platform.lake), platform.root / "exports"
-    one = find_selection(made, options.selection or (made[-1].selection_id if made else ""))
+    if options.selection:
+        one = find_selection(made, options.selection)
+    else:
+        one = exported_as(platform.lake, made, made[-1].selection_id if made else "")
     first = exports / one.selection_id
     was_there = first.is_dir()
     written = export_again(platform.study, platform.lake, one, options.to or exports)

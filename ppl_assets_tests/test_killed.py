@@ -86,7 +86,7 @@ def test_a_step_whose_process_is_killed_fails_its_run_and_the_next_run_ends_as_i
         killer.join()
         assert not instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
         (said,) = broken_partitions("perplexity_scores", killed.platform, instance).values()
-        assert "its process was ended from outside (killed, or out of memory); run again" in said
+        assert "its process ended before it could say why (killed, out of memory, or crashed); run again" in said
     assert killed.materialize("score_corpus", "easy").success
     assert scores(killed).equals(scores(undisturbed))
 

@@ -166,10 +166,12 @@ def _observes(run: dg.DagsterRun) -> bool:
     return observe_corpora.name in run.job_name or set(run.asset_selection or ()) == {dg.AssetKey(OBSERVED)}
 
 
-_ENDED = "its process was ended from outside (killed, or out of memory); run again, it goes on where it was"
+_ENDED = (
+    "its process ended before it could say why (killed, out of memory, or crashed); run again, it goes on where it was"
+)
 
-_ENDED_SIGNS = ("ChildProcessCrashException", "has been marked as failed from outside the execution context")
-"""What Dagster says of a step, and of a run, whose process is gone."""
+_UNTOLD = "has been marked as failed from outside the execution context"
+"""What Dagster says of a run that it gives up; why stands in the event before."""
 
 
 def _why(run_id: str, instance: dg.DagsterInstance) -> str:
@@ -179,12 +181,17 @@ def _why(run_id: str, instance: dg.DagsterInstance) -> str:
             return f"run {run_id[:8]} failed: {_in_words(innermost(event.step_failure_data.error)[1])}."
     for event in _events(run_id, dg.DagsterEventType.RUN_FAILURE, instance):
         if event.message:
-            return f"run {run_id[:8]} failed: {_in_words(event.message)}."
+            told = [event.message]
+            if _UNTOLD in event.message:
+                told += [
+                    one.message for one in _events(run_id, dg.DagsterEventType.ENGINE_EVENT, instance) if one.message
+                ]
+            return f"run {run_id[:8]} failed: {_in_words(told[-1])}."
     return f"run {run_id[:8]} failed before a step could say why."
 
 
 def _in_words(message: str) -> str:
-    return _ENDED if any(sign in message for sign in _ENDED_SIGNS) else message.rstrip(".")
+    return _ENDED if "ChildProcessCrashException" in message else message.rstrip(".")
 
 
 def _failed_checks(asset: str, partition: str, instance: dg.DagsterInstance) -> str:

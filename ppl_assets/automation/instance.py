@@ -71,9 +71,10 @@ def servers_of(home: Path) -> list[int]:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            is_ours = any("dagster._daemon" in word or "dagster-daemon" in word for word in words)
+            is_ours = "dagster._daemon" in words or any(Path(word).name == "dagster-daemon" for word in words[:2])
             is_ours |= "dagster_webserver" in words and "--shutdown-pipe" in words
-            if is_ours and Path(process.environ().get("DAGSTER_HOME", "")).resolve() == home.resolve():
+            served = process.environ().get("DAGSTER_HOME") if is_ours else None
+            if served and Path(served).resolve() == home.resolve():
                 found.append(process.pid)
         except (psutil.Error, OSError):  # it ended, or is another user's
             continue

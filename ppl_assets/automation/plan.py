@@ -9,7 +9,8 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from ppl_assets.corpus import assets as corpus_assets
 from ppl_assets.corpus.assets import chunks_inputs, held_out_inputs
-from ppl_assets.lake import Lake, LakeError, Snapshot
+from ppl_assets.errors import UserError
+from ppl_assets.lake import Lake, Snapshot
 from ppl_assets.law import assets as law_assets
 from ppl_assets.law.assets import fitted_law_inputs, next_trials_inputs
 from ppl_assets.perplexity import assets as perplexity_assets
@@ -153,7 +154,7 @@ def _stands(asset: str, keys: list[str], platform: Platform, instance: dg.Dagste
     """Whether everything stored of an asset was made from what is stored now."""
     try:
         return bool(keys) and not any(_is_stale(asset, key, platform, instance) for key in keys)
-    except LakeError:  # what it reads was never made
+    except UserError:  # what it reads was never made, or cannot be read now
         return False
 
 

@@ -102,7 +102,7 @@ class Changes:
         told = ", ".join(
             f"{rows['chunks'].sum():,} chunks ({rows['tokens'].sum():,} tokens) {name}" for name, rows in sums.items()
         )
-        renamed = f"; {self.renamed:,} that stay are of another corpus or file now" if self.renamed else ""
+        renamed = f"; {self.renamed:,} that stay are of another corpus, file or document now" if self.renamed else ""
         return f"From selection {self.before.selection_id} to {self.after.selection_id}: {told}{renamed}."
 
     @property

@@ -34,7 +34,7 @@ def export_selection(study: Study, lake: Lake, selection_id: str, folder: Path) 
     manifest travels with the files, so it names the study but not its storage, which may hold a password. It is the
     recorded one, as long as the study asks for the same licences and file size.
     """
-    one = find_selection(selections(lake), selection_id)
+    one = exported_as(lake, selections(lake), selection_id)
     rows = lake.snapshot(one.snapshot)
     selection = rows.only_row(SELECTIONS)
     said = recorded(selection)
@@ -42,6 +42,21 @@ def export_selection(study: Study, lake: Lake, selection_id: str, folder: Path) 
         said = _said(study, rows, selection)
     texts = rows.at(selection["exported_snapshot"])
     return _write(rows, texts, selection_id, _description(said, one.commit), folder)
+
+
+def exported_as(lake: Lake, made: list[Selected], selection_id: str) -> Selected:
+    """The selection whose files an id names: the first time that it was selected and can be read.
+
+    An id of an earlier version says nothing of corpora and files, so there it is the last time.
+
+    Raises:
+        UnknownSelectionError: there is none.
+    """
+    one = find_selection(made, selection_id)
+    row = lake.snapshot(one.snapshot).read(SELECTIONS, ["content_id"]) if one.is_readable else None
+    if row is not None and row["content_id"].has_nulls():
+        return next(latest for latest in reversed(made) if latest.selection_id == selection_id)
+    return one
 
 
 def export_again(study: Study, lake: Lake, one: Selected, folder: Path) -> Path:

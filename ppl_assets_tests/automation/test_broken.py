@@ -3,12 +3,14 @@
 import dagster as dg
 import pytest
 
-from ppl_assets.automation.broken import LOOK_DAILY, broken_lines, find_broken
+from ppl_assets.automation.broken import LOOK_DAILY, _why, broken_lines, find_broken
 from ppl_assets.automation.instance import study_instance
+from ppl_assets.automation.plan import INPUTS, status_lines
+from ppl_assets.corpus.errors import CorpusError
 from ppl_assets.corpus.files import SourceFile
 from ppl_assets.corpus.leaks import Overlap
 from ppl_assets.lake import LakeError
-from ppl_assets.resources import CORPORA_TAG, Step
+from ppl_assets.resources import CORPORA_TAG, Inputs, Step
 from ppl_assets_tests.conftest import TinyStudy
 
 
@@ -90,6 +92,26 @@ def test_one_corpus_that_cannot_be_read_keeps_no_other_from_being_observed_and_t
     assert "until it is mended or removed, landscape, subset and report do not follow" in one.sentence
     assert study.materialize("observe_corpora", tags=tags).success
     assert found(study) == {}
+
+
+def test_a_run_that_dagster_gave_up_is_told_with_the_event_before(study):
+    with study_instance(study.platform.study) as instance:
+        run = instance.create_run_for_job(study.definitions.resolve_job_def("fit_law"))
+        instance.report_engine_event("Its worker ended with signal 9", run)
+        instance.report_run_failed(run)
+        assert _why(run.run_id, instance) == f"run {run.run_id[:8]} failed: Its worker ended with signal 9."
+
+
+def test_status_answers_where_what_is_below_something_due_cannot_be_read(study, monkeypatch):
+    def unreadable(*_):
+        raise CorpusError("hard cannot be read")
+
+    monkeypatch.setitem(INPUTS, "test_documents", lambda *_: Inputs(["other"]))
+    monkeypatch.setitem(INPUTS, "chunks", unreadable)
+    with study_instance(study.platform.study) as instance:
+        lines = status_lines(study.platform, instance)
+    assert "test_documents         1 of 1 to compute" in lines
+    assert "chunks                 waits for what is above" in lines
 
 
 def test_maintenance_that_failed_is_broken_too(study, monkeypatch):

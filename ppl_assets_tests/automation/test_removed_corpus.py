@@ -95,7 +95,8 @@ def test_a_renamed_corpus_is_another_selection_beside_the_first_and_nothing_is_t
     assert differing_files(first, kept) == []
     renamed = after.read(FINAL_SUBSET).filter(pl.col("corpus") == "difficult").height
     found = changes(study.platform.lake, *last_two(selections(study.platform.lake)))
-    assert f": 0 chunks (0 tokens) added, 0 chunks (0 tokens) removed; {renamed} that stay are of" in found.sentence
+    assert "0 chunks (0 tokens) added, 0 chunks (0 tokens) removed" in found.sentence
+    assert f"; {renamed} that stay are of another corpus, file or document now." in found.sentence
 
 
 def test_the_same_selection_made_again_leaves_its_export_as_it_was(study, tmp_path):

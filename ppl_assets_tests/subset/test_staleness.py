@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import polars as pl
+import pytest
 
 from ppl_assets.automation.summary import summary
 from ppl_assets.lake import Provenance
@@ -17,7 +18,8 @@ from ppl_assets.subset.assets import (
     strategy_losses_inputs,
     trained_strategies,
 )
-from ppl_assets.subset.handover import export_selection, is_exported
+from ppl_assets.subset.handover import export_selection, exported_as, is_exported
+from ppl_assets.subset.history import selections
 from ppl_assets.subset.report_input import report_input
 from ppl_assets.subset.report_page import summarize
 from ppl_assets.tables import FINAL_SUBSET, REGIMES, SELECTIONS, STRATEGY_LOSSES, LakeTable
@@ -122,6 +124,22 @@ def test_an_export_is_due_again_when_its_files_are_to_be_of_another_size_and_the
     settings, lake, snapshot = parts(study)
     assert not is_exported(settings, snapshot)
     assert final_subset_inputs(settings, lake, snapshot).digest == snapshot.latest("final_subset").inputs
+
+
+@pytest.mark.parametrize(("content_id", "which"), [("a", 1), (None, -1)])
+def test_an_id_names_the_first_selection_and_one_of_an_earlier_version_the_last(study, content_id, which):
+    """Ids of earlier versions said nothing of corpora and files, so each selection was exported over the one before."""
+    lake = study.platform.lake
+    row = (
+        lake.snapshot()
+        .read(SELECTIONS)
+        .with_columns(selection_id=pl.lit("0" * 16), content_id=pl.lit(content_id, pl.String))
+    )
+    for run in ("first", "second"):
+        lake.commit([lake.stage(SELECTIONS, row)], Provenance("final_subset", "", run, "1", run, "0" * 16))
+    made = selections(lake)
+    assert len(made) == 3
+    assert exported_as(lake, made, "0" * 16) == made[which]
 
 
 def test_an_export_loads_with_its_card_in_training_order(study, monkeypatch, tmp_path):
