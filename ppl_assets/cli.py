@@ -157,7 +157,6 @@ def _require_free(host: str, port: int) -> None:
     Raises:
         StudyError: another program listens there, or the address is not this machine's.
     """
-    mend = "name an address of this machine with --host, or leave it out for 127.0.0.1"
     try:
         socket.getaddrinfo(host, port)
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
@@ -165,7 +164,10 @@ def _require_free(host: str, port: int) -> None:
     except OSError as error:
         reason = str(error.strerror or error).partition(" (")[0]
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise StudyError(f"--host {host} cannot be listened on ({reason}); {mend}") from error
+            raise StudyError(
+                f"--host {host} cannot be listened on ({reason}); name an address of this machine with --host, or "
+                "leave it out for 127.0.0.1"
+            ) from error
         raise StudyError(
             f"{host}:{port} cannot be listened on ({reason}); is the UI open there already? If not, "
             "name another port: make ui PORT=3001, or --port 3001"

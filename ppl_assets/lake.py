@@ -156,11 +156,9 @@ class Snapshot:
             raise LakeError(
                 f"table {table.name} has no column {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
             )
-        late, kinds = self._lake.late_columns(), {column.name: sql_type(column.type) for column in table.columns}
-        shown = [
-            f"NULL::{kinds[name]} AS {name}" if late.get((table.name, name), 0) > self.number else name
-            for name in asked
-        ]
+        since = self._lake.late_columns()
+        late = {c.name: sql_type(c.type) for c in table.columns if since.get((table.name, c.name), 0) > self.number}
+        shown = [f"NULL::{late[name]} AS {name}" if name in late else name for name in asked]
         clauses, values = [], []
         for column, value in (where or {}).items():
             several = isinstance(value, list | tuple | set)

@@ -181,12 +181,9 @@ def _why(run_id: str, instance: dg.DagsterInstance) -> str:
             return f"run {run_id[:8]} failed: {_in_words(innermost(event.step_failure_data.error)[1])}."
     for event in _events(run_id, dg.DagsterEventType.RUN_FAILURE, instance):
         if event.message:
-            told = [event.message]
-            if _UNTOLD in event.message:
-                told += [
-                    one.message for one in _events(run_id, dg.DagsterEventType.ENGINE_EVENT, instance) if one.message
-                ]
-            return f"run {run_id[:8]} failed: {_in_words(told[-1])}."
+            before = _events(run_id, dg.DagsterEventType.ENGINE_EVENT, instance) if _UNTOLD in event.message else []
+            told = next((one.message for one in reversed(before) if one.message), event.message)
+            return f"run {run_id[:8]} failed: {_in_words(told)}."
     return f"run {run_id[:8]} failed before a step could say why."
 
 

@@ -50,6 +50,14 @@ def _in_deps(changed: dg.AutomationCondition) -> DepsAutomationCondition[Any]:
     return When.any_deps_match((changed & ~When.executed_with_root_target()) | When.will_be_requested())
 
 
+def _in_events_of(
+    heard: dg.AssetSelection, ignored: dg.AssetSelection | None = None
+) -> BuiltinAutomationCondition[Any]:
+    """One of ``heard`` has a new event, or another dependency that is not ``ignored`` has other content."""
+    others = heard | ignored if ignored else heard
+    return _in_deps(When.newly_updated()).allow(heard) | _in_deps(When.data_version_changed()).ignore(others)
+
+
 def _follow(updated: BuiltinAutomationCondition[Any], label: str) -> dg.AutomationCondition:
     """Run what changed, once for each change, and once more where the run failed.
 
@@ -63,6 +71,7 @@ def _follow(updated: BuiltinAutomationCondition[Any], label: str) -> dg.Automati
         updated: what counts as a change.
         label: name in the UI.
     """
+    updated = updated.with_label(CHANGED)
     # Latched until the next change or success, so that only the first failure makes it true anew.
     has_failed = When.execution_failed().newly_true().since(updated | When.newly_updated() | When.initial_evaluation())
     wish = When.newly_missing() | updated | has_failed.newly_true().with_label("failed_first")
@@ -77,33 +86,19 @@ def _follow(updated: BuiltinAutomationCondition[Any], label: str) -> dg.Automati
     ).with_label(label)
 
 
-FILES = dg.AssetSelection.assets("raw_corpus")
-
-FOLLOW_FILES = _follow(
-    (_in_deps(When.newly_updated()).allow(FILES) | _in_deps(When.data_version_changed()).ignore(FILES)).with_label(
-        CHANGED
-    ),
-    "follow_files",
-)
+FOLLOW_FILES = _follow(_in_events_of(dg.AssetSelection.assets("raw_corpus")), "follow_files")
 """Directly below the observed corpora: a new content version fires it, the same version observed again does not. Test
 documents and base model that were found unchanged do not either."""
 
-FOLLOW_CONTENT = _follow(_in_deps(When.data_version_changed()).with_label(CHANGED), "follow_content")
+FOLLOW_CONTENT = _follow(_in_deps(When.data_version_changed()), "follow_content")
 """Below materialized assets: their every materialization would count as a change otherwise, even where the content is
 equal (dagster#25439)."""
 
-FOLLOW_CORPORA = _follow(
-    (_in_deps(When.data_version_changed()) | CorporaChanged()).with_label(CHANGED), "follow_corpora"
-)
+FOLLOW_CORPORA = _follow(_in_deps(When.data_version_changed()) | CorporaChanged(), "follow_corpora")
 """Over all corpora: as above, and where a corpus is removed, or comes back as it was."""
 
-LANDSCAPE = dg.AssetSelection.assets("perplexity_landscape")
-
 FOLLOW_LANDSCAPE = _follow(
-    (
-        _in_deps(When.newly_updated()).allow(LANDSCAPE)
-        | _in_deps(When.data_version_changed()).ignore(LANDSCAPE | dg.AssetSelection.assets("chunks"))
-    ).with_label(CHANGED),
+    _in_events_of(dg.AssetSelection.assets("perplexity_landscape"), ignored=dg.AssetSelection.assets("chunks")),
     "follow_landscape",
 )
 """Below the landscape and the chunks that it is drawn of: chunks alone are not waited for, since those of a new corpus

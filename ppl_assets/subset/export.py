@@ -98,7 +98,7 @@ def is_export(folder: Path, sources: Sequence[Source], shard_tokens: int | None)
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    if any(manifest.get(name) != value for name, value in (("format", FORMAT), ("shard_tokens", shard_tokens))):
+    if manifest.get("format") != FORMAT or manifest.get("shard_tokens") != shard_tokens:
         return False
     if not has_these_licences(manifest["sources"], sources):
         return False
